@@ -1,0 +1,44 @@
+# Every target installs what it needs first (tests/setup) and may be run again at any time.
+.DEFAULT_GOAL := help
+.SUFFIXES:
+PY := .venv/bin/python
+# Reports, caches and build results go to build/; nothing else in the checkout is written.
+SOURCES := logistics catalogue fuse madpp cli tests
+
+.PHONY: help setup demo test check format bench faults clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install system packages and .venv, only what is missing
+	@tests/setup
+
+demo: setup ## the road on real data, narrated, under two minutes
+	@$(PY) tests/demo/demo.py
+
+test: check ## everything: check, then real servers, a sample of faults, slow tests
+	$(PY) -m pytest -m "service or fault or slow"
+
+check: setup ## format, lint, types, import contract, unit tests: about a minute
+	$(PY) -m ruff format --check $(SOURCES)
+	$(PY) -m ruff check $(SOURCES)
+	$(PY) -m mypy
+	.venv/bin/lint-imports --cache-dir build/cache/imports
+	$(PY) -m pytest -m "not service and not fault and not slow"
+
+format: setup ## rewrite the sources in our format, apply safe fixes
+	$(PY) -m ruff check --fix-only $(SOURCES)
+	$(PY) -m ruff format $(SOURCES)
+
+bench: setup ## every bench, reduced, beside its peers; results in build/bench/
+	$(PY) tests/bench/run.py --reduced
+
+bench-%: setup ## one bench at full size: bench-transfer, …
+	$(PY) tests/bench/run.py --only $*
+
+faults: setup ## every kill and fault, a new seed each time (repeat one with DLS_SEED=N)
+	DLS_FAULTS=full $(PY) -m pytest -m fault
+
+clean: ## remove what the other targets made, the .venv included
+	rm -rf .venv build dist
+	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
