@@ -1,0 +1,1 @@
+"""logistics: moves and keeps bytes, and knows no catalogue."""

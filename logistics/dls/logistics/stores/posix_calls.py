@@ -1,0 +1,69 @@
+"""System calls that Python's `os` lacks: syncfs(2), renameat2(2) with RENAME_NOREPLACE, fallocate(2)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from functools import cache
+
+_AT_FDCWD = -100
+_NOREPLACE = 1
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _failed(path: bytes) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), os.fsdecode(path))
+
+
+def syncfs(path: bytes) -> None:
+    """Flush the file system that holds `path`; returns when everything written to it is on the medium."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc().syncfs(fd) != 0:
+            raise _failed(path)
+    finally:
+        os.close(fd)
+
+
+def rename_new(first: bytes, second: bytes) -> None:
+    """Rename, refusing (EEXIST) where the second name exists; atomic where the file system supports it."""
+    libc = _libc()
+    if hasattr(libc, "renameat2"):
+        if libc.renameat2(_AT_FDCWD, first, _AT_FDCWD, second, _NOREPLACE) == 0:
+            return
+        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):
+            raise _failed(second)
+    if os.path.lexists(second):
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(second))
+    os.rename(first, second)
+
+
+def allocate(fd: int, size: int) -> None:
+    """Reserve `size` bytes for a file and set its length; a file system without fallocate gets the length only."""
+    libc = _libc()
+    libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    if size and libc.fallocate(fd, 0, 0, size) != 0:
+        number = ctypes.get_errno()
+        if number not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise OSError(number, os.strerror(number))
+    if os.fstat(fd).st_size != size:
+        os.ftruncate(fd, size)
+
+
+@cache
+def umask() -> int:
+    """This process's umask, read without changing it."""
+    try:
+        with open("/proc/self/status", "rb") as status:
+            for line in status:
+                if line.startswith(b"Umask:"):
+                    return int(line.split()[1], 8)
+    except OSError:
+        pass
+    return 0o777

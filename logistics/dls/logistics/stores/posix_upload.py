@@ -1,0 +1,105 @@
+"""One large file written by parts into its preallocated place."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+
+from dls.logistics import digest as digests
+from dls.logistics import names
+from dls.logistics.entry import NO_MODE, NO_TIME
+from dls.logistics.errors import Invalid
+from dls.logistics.stores.posix_calls import allocate, umask
+from dls.logistics.stores.posix_errors import met
+
+_STAMP = struct.Struct("<4q").pack
+_CHUNK = 1 << 20
+
+
+class PosixUpload:
+    """Parts of 16 MiB by `pwrite`, from any thread.  Its name beside the target is derived from the target's, so a
+    later process finds it without a token; which parts it holds, the caller learns by hashing them where they lie."""
+
+    part = digests.BLOCK
+    token = ""
+
+    def __init__(self, path: bytes, beside: bytes, size: int, mode: int, mtime_ns: int, where: str, key: bytes) -> None:
+        self._path, self._beside, self._size = path, beside, size
+        self._mode, self._mtime_ns = mode, mtime_ns
+        self._where, self._key = where, key
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._fd = os.open(beside, flags, 0o600)
+        try:
+            if os.fstat(self._fd).st_size != size:
+                os.ftruncate(self._fd, 0)
+                allocate(self._fd, size)
+        except OSError:
+            self.close()
+            with suppress(OSError):
+                os.unlink(beside)
+            raise
+
+    @staticmethod
+    def beside(path: bytes) -> bytes:
+        """The hidden name under which the parts of `path` gather."""
+        cut = path.rfind(b"/") + 1
+        return path[:cut] + names.HIDDEN + b"part-" + digests.of(path[cut:]).hex()[:32].encode()
+
+    def _open(self) -> int:
+        if self._fd < 0:
+            raise Invalid(f"the upload of {names.show(self._key)} is closed", code="closed", store=self._where)
+        return self._fd
+
+    def write(self, number: int, data: bytes | bytearray | memoryview) -> str:
+        """Write one part at its place."""
+        fd, at, view = self._open(), number * self.part, memoryview(data)
+        if at + len(view) > self._size:
+            raise Invalid(f"part {number} reaches past the end of {names.show(self._key)}", code="bad-part")
+        with met(self._where, self._key):
+            while view:
+                done = os.pwrite(fd, view, at)
+                view, at = view[done:], at + done
+        return ""
+
+    def back(self, number: int, receipt: str) -> Iterator[bytes] | bool:
+        """The bytes that lie at a part's place, to be hashed."""
+        self._open()
+        return self._read(number)
+
+    def _read(self, number: int) -> Iterator[bytes]:
+        at = number * self.part
+        stop = min(at + self.part, self._size)
+        while at < stop:
+            with met(self._where, self._key):
+                data = os.pread(self._open(), min(_CHUNK, stop - at), at)
+            if not data:
+                return
+            at += len(data)
+            yield data
+
+    def finish(self) -> bytes:
+        """Give it its attributes and its name."""
+        fd = self._open()
+        with met(self._where, self._key):
+            os.fchmod(fd, self._mode if self._mode != NO_MODE else 0o666 & ~umask())
+            if self._mtime_ns != NO_TIME:
+                os.utime(fd, ns=(self._mtime_ns, self._mtime_ns))
+            if self._beside != self._path:
+                os.rename(self._beside, self._path)
+            info = os.fstat(fd)
+        self.close()
+        return _STAMP(info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+    def close(self) -> None:
+        """Leave it to be continued."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def abort(self) -> None:
+        """Remove what was written."""
+        self.close()
+        with met(self._where, self._key), suppress(FileNotFoundError):
+            os.unlink(self._beside)

@@ -1,0 +1,419 @@
+"""HTTP/1.1 over one socket, as much of it as S3 needs: keep-alive, pipelining, three ways of framing a body.
+
+A connection is used in one of two ways: by one thread that waits (`send`, `reply`, `stream`), or by a loop that polls
+many (`receive`, `take`, `flush` after `wait(False)`).  Waiting is bounded by the kernel (SO_RCVTIMEO), so that a body
+of a mebibyte is one system call without the interpreter's lock and without a copy.  HTTP proxies are not supported.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dls.logistics.errors import Denied, DlsError, Unavailable
+
+CHUNK: Final = 1 << 20
+"""Bytes of a streamed piece."""
+_ROOM = 128 << 10
+_LONGEST_HEAD = 64 << 10
+_CONNECT_S = 10.0
+_QUICK_TRIES = 3  # connections refused: 0.1 + 0.2 s later it is down
+_IDLE_TLS_S = 4.0  # a closed TLS connection cannot be seen without reading: only a fresh one is taken again
+_WANT_READ_WRITE = (2, 3)  # ssl.SSL_ERROR_WANT_READ, _WRITE without importing ssl
+
+
+class CutError(Exception):
+    """The connection ended before the reply did; asking again on another one may help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a service listens."""
+
+    host: str
+    port: int
+    timeout_s: float
+    """Silence that counts as hanging."""
+    tls: Any = None
+    """An `ssl.SSLContext`, None for plain HTTP."""
+
+    def __str__(self) -> str:
+        return f"http{'s' if self.tls else ''}://{self.host}:{self.port}"
+
+    def hangs(self) -> Unavailable:
+        return Unavailable(
+            f"{self} gave no answer for {self.timeout_s:g} s",
+            code="service-hangs",
+            service=str(self),
+            remedy="look at the service and the network, then run the same again",
+        )
+
+    def garbled(self, what: str) -> Unavailable:
+        return Unavailable(
+            f"{self} does not answer as an S3 service: {what}",
+            code="not-s3",
+            service=str(self),
+            remedy="check AWS_ENDPOINT_URL",
+        )
+
+
+class Head:
+    """Status and headers of a reply; `raw` ends with the CRLF of the last one."""
+
+    __slots__ = ("chunked", "keep", "length", "low", "raw", "status")
+
+    def __init__(self, raw: bytes, bare: bool) -> None:
+        self.raw = raw
+        self.low = low = raw.lower()
+        self.status = int(raw[9:12])
+        self.keep = raw.startswith(b"HTTP/1.1")
+        if b"\r\nconnection:" in low and b"close" in self.header(b"connection").lower():
+            self.keep = False
+        self.chunked = b"\r\ntransfer-encoding:" in low and b"chunked" in self.header(b"transfer-encoding").lower()
+        self.length = -1
+        """Bytes of the body; -1 where its end is said by chunks or by closing."""
+        if bare or self.status in (204, 304) or self.status < 200:
+            self.length, self.chunked = 0, False
+        elif not self.chunked:
+            at = low.find(b"\r\ncontent-length:")
+            if at >= 0:
+                self.length = int(raw[at + 17 : low.find(b"\r\n", at + 17)])
+                if self.length < 0 or low.find(b"\r\ncontent-length:", at + 17) >= 0:
+                    raise ValueError("content-length")
+            else:
+                self.keep = False
+
+    def header(self, name: bytes) -> bytes:
+        """The value of a header, its name in lower case; b'' where absent."""
+        at = self.low.find(b"\r\n" + name + b":")
+        if at < 0:
+            return b""
+        end = self.raw.find(b"\r\n", at + 2)
+        return self.raw[at + len(name) + 3 : end].strip()
+
+
+class Reply:
+    """A whole reply."""
+
+    __slots__ = ("body", "head", "status")
+
+    def __init__(self, head: Head, body: bytes) -> None:
+        self.head, self.status, self.body = head, head.status, body
+
+    def header(self, name: bytes) -> bytes:
+        """The value of a header, its name in lower case; b'' where absent."""
+        return self.head.header(name)
+
+
+class Connection:
+    """One socket to a service.  `jobs` are the requests sent and not yet answered, kept by the polling loop."""
+
+    __slots__ = (
+        "_buf",
+        "_head",
+        "_hi",
+        "_lo",
+        "_view",
+        "address",
+        "answered",
+        "blocked",
+        "deep",
+        "jobs",
+        "out",
+        "sock",
+        "used",
+    )
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.sock: Any = _connect(address)
+        self.jobs: deque[Any] = deque()
+        self.out: deque[memoryview] = deque()
+        self.answered = 0
+        self.deep = False
+        """Requests were sent ahead here."""
+        self.blocked = False
+        """The socket took not all of `out`."""
+        self.used = time.monotonic()
+        self._head: Head | None = None
+        self._buf = bytearray(_ROOM)
+        self._view = memoryview(self._buf)
+        self._lo = self._hi = 0
+
+    def close(self) -> None:
+        """Idempotent."""
+        self.sock.close()
+
+    def wait(self, waits: bool) -> None:
+        """Make the socket wait for the network, or not."""
+        self.sock.setblocking(waits)
+
+    def alive(self) -> bool:
+        """Whether an idle connection is worth using again."""
+        if self._hi != self._lo:
+            return False
+        if self.address.tls:
+            return time.monotonic() - self.used < _IDLE_TLS_S
+        try:
+            self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    # ------------------------------------------------------------------------------------- one thread that waits
+
+    def send(self, *buffers: bytes | memoryview) -> None:
+        """Send all of it.  CutError, or Unavailable when the service takes nothing."""
+        try:
+            for buffer in buffers:
+                self.sock.sendall(buffer)
+        except OSError as exc:
+            raise self._ours(exc) from exc
+
+    def head(self, bare: bool = False) -> Head:
+        """Wait for the head of the next reply; `bare` where its request was a HEAD."""
+        while (found := self._take_head(bare)) is None:
+            if not self._fill():
+                raise CutError(f"{self.address} closed the connection")
+        return found
+
+    def reply(self, bare: bool = False) -> Reply:
+        """Wait for the next reply and its whole body."""
+        while (found := self.take(bare)) is None:
+            if not self._fill():
+                ended = self.ended()
+                if ended is None:
+                    raise CutError(f"{self.address} closed the connection")
+                return ended
+        return found
+
+    def stream(self, head: Head) -> Iterator[bytes]:
+        """The body after `head`, in pieces of up to a mebibyte; CutError where it ends early."""
+        self._head = None
+        left = head.length
+        if left < 0:
+            yield from self._unmeasured(head)
+            return
+        if have := min(left, self._hi - self._lo):
+            yield bytes(self._view[self._lo : self._lo + have])
+            self._lo += have
+            left -= have
+        flags = 0 if self.address.tls else socket.MSG_WAITALL
+        while left:
+            try:
+                piece = self.sock.recv(min(left, CHUNK), flags) if flags else self._gather(min(left, CHUNK))
+            except OSError as exc:
+                raise self._ours(exc) from exc
+            if not piece:
+                raise CutError(f"{self.address} closed the connection {left} bytes early")
+            left -= len(piece)
+            yield piece
+        self.answered += 1
+
+    def _gather(self, size: int) -> bytes:
+        """Up to `size` bytes of a TLS connection, whose records are of 16 KiB."""
+        out, filled = bytearray(size), 0
+        with memoryview(out) as view:
+            while filled < size and (got := self.sock.recv_into(view[filled:])):
+                filled += got
+        return bytes(out) if filled == size else bytes(out[:filled])
+
+    def _unmeasured(self, head: Head) -> Iterator[bytes]:
+        """A body whose length nobody said: rare for objects, so it is gathered whole."""
+        self._head = head
+        yield self.reply().body
+
+    def _fill(self) -> int:
+        try:
+            return self.receive()
+        except OSError as exc:
+            raise self._ours(exc) from exc
+
+    def _ours(self, exc: OSError) -> Exception:
+        if isinstance(exc, BlockingIOError) or self.wants(exc):
+            return self.address.hangs()
+        return CutError(f"{self.address}: {exc.strerror or exc}")
+
+    # -------------------------------------------------------------------------------------- a loop that polls many
+
+    def wants(self, exc: OSError) -> bool:
+        """Whether an OSError only says that the socket is not ready."""
+        return isinstance(exc, BlockingIOError) or (self.address.tls is not None and exc.errno in _WANT_READ_WRITE)
+
+    def receive(self) -> int:
+        """Take what the socket has into the buffer; 0 at its end.  OSError passes through."""
+        if self._lo == self._hi:
+            self._lo = self._hi = 0
+        elif self._hi == len(self._buf):
+            self._make_room(self._hi - self._lo + _ROOM)
+        got: int = self.sock.recv_into(self._view[self._hi :])
+        self._hi += got
+        return got
+
+    def pending(self) -> int:
+        """Bytes that TLS has decrypted already, which a poll does not show."""
+        return self.sock.pending() if self.address.tls else 0
+
+    def take(self, bare: bool = False, most: int = 1 << 62) -> Reply | None:
+        """The next whole reply in the buffer, or None.  A body longer than `most` is not read: the reply comes without
+        it and does not keep the connection."""
+        head = self._head or self._take_head(bare)
+        if head is None:
+            return None
+        if head.length > most:
+            head.keep = False
+            return self._answer(head, b"", 0)
+        if head.length >= 0:
+            end = self._lo + head.length
+            if end > self._hi:
+                if end > len(self._buf):
+                    self._make_room(head.length)
+                return None
+            return self._answer(head, bytes(self._view[self._lo : end]), head.length)
+        if head.chunked:
+            try:
+                found = _dechunk(self._buf, self._lo, self._hi)
+            except ValueError:
+                raise self.address.garbled("broken chunks") from None
+            return self._answer(head, *found) if found else None
+        return None
+
+    def ended(self) -> Reply | None:
+        """The reply whose body the end of the connection completes, if there is one."""
+        head = self._head
+        if head is None or head.chunked or head.length >= 0:
+            return None
+        return self._answer(head, bytes(self._view[self._lo : self._hi]), self._hi - self._lo)
+
+    def flush(self) -> bool:
+        """Send what waits in `out`; False while some is left.  OSError passes through."""
+        out = self.out
+        while out:
+            try:
+                sent = self.sock.send(out[0])
+            except OSError as exc:
+                if self.wants(exc):
+                    return False
+                raise
+            if sent < len(out[0]):
+                out[0] = out[0][sent:]
+            else:
+                out.popleft()
+        return True
+
+    def _answer(self, head: Head, body: bytes, taken: int) -> Reply:
+        self._lo += taken
+        self._head = None
+        self.answered += 1
+        return Reply(head, body)
+
+    def _take_head(self, bare: bool) -> Head | None:
+        while True:
+            end = self._buf.find(b"\r\n\r\n", self._lo, self._hi)
+            if end < 0:
+                if self._hi - self._lo > _LONGEST_HEAD:
+                    raise self.address.garbled("an endless head")
+                return None
+            try:
+                head = Head(bytes(self._view[self._lo : end + 2]), bare)
+            except ValueError:
+                raise self.address.garbled("no HTTP status or length") from None
+            self._lo = end + 4
+            if head.status >= 200:  # 100 Continue and its like announce the real one
+                self._head = head
+                return head
+
+    def _make_room(self, size: int) -> None:
+        """A buffer of at least `size` bytes that begins with what is not taken yet."""
+        bigger = bytearray(max(size + _LONGEST_HEAD, _ROOM))
+        bigger[: self._hi - self._lo] = self._view[self._lo : self._hi]
+        self._buf, self._view = bigger, memoryview(bigger)
+        self._lo, self._hi = 0, self._hi - self._lo
+
+
+def _dechunk(buf: bytearray, at: int, end: int) -> tuple[bytes, int] | None:
+    """The body of chunks that begin at `at` and the bytes they take, or None while the last one is missing."""
+    start, out = at, []
+    while True:
+        line = buf.find(b"\r\n", at, end)
+        if line < 0:
+            return None
+        size = int(bytes(buf[at:line]).split(b";")[0], 16)
+        at = line + 2
+        if size == 0:
+            break
+        if at + size + 2 > end:
+            return None
+        out.append(bytes(buf[at : at + size]))
+        if buf[at + size : at + size + 2] != b"\r\n":
+            raise ValueError("chunk")
+        at += size + 2
+    while True:  # trailers end with an empty line
+        line = buf.find(b"\r\n", at, end)
+        if line < 0:
+            return None
+        empty, at = line == at, line + 2
+        if empty:
+            return b"".join(out), at - start
+
+
+def _connect(address: Address) -> Any:
+    """A connected socket whose waits the kernel bounds.  Unavailable `service-down` after a few quick tries."""
+    for attempt in range(_QUICK_TRIES):
+        try:
+            return _connected(address)
+        except ConnectionError as exc:
+            if attempt == _QUICK_TRIES - 1:
+                raise _down(address, os.strerror(exc.errno or 0)) from exc
+            time.sleep(0.1 * 2**attempt)
+        except TimeoutError as exc:
+            raise address.hangs() from exc
+        except OSError as exc:
+            raise _untrusted(address, exc) or _down(address, exc.strerror or str(exc)) from exc
+    raise AssertionError("unreachable")
+
+
+def _connected(address: Address) -> Any:
+    sock: Any = socket.create_connection((address.host, address.port), min(_CONNECT_S, address.timeout_s))
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if address.tls:
+            sock = address.tls.wrap_socket(sock, server_hostname=address.host)
+        limit = struct.pack("ll", int(address.timeout_s), int(address.timeout_s % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        sock.settimeout(None)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _down(address: Address, why: str) -> Unavailable:
+    return Unavailable(
+        f"no connection to {address}: {why}",
+        code="service-down",
+        service=str(address),
+        remedy="check AWS_ENDPOINT_URL and the network, then run the same again",
+    )
+
+
+def _untrusted(address: Address, exc: OSError) -> DlsError | None:
+    """The error of a certificate that is not trusted, if `exc` is that."""
+    why = getattr(exc, "verify_message", "")
+    if not why:
+        return None
+    return Denied(
+        f"the certificate of {address} is not trusted: {why}",
+        code="bad-certificate",
+        service=str(address),
+        remedy="name the authority's certificate in AWS_CA_BUNDLE",
+    )

@@ -1,0 +1,1 @@
+"""Conformance suites, faults and generators, shipped so that others can prove their own stores."""

@@ -1,0 +1,1 @@
+"""Transfers: prove, copy, publish; killed anywhere and run again, they end the same."""

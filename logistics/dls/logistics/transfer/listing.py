@@ -1,0 +1,104 @@
+"""What lies at a source, before anything is moved: listed once, spooled by segments, so memory holds one of them."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from dls.logistics import names
+from dls.logistics.entry import Entry
+from dls.logistics.errors import Conflict, NotFound
+from dls.logistics.manifest import Manifest, SegmentRef
+from dls.logistics.segment import Segment, cut
+from dls.logistics.store import Store
+from dls.logistics.transfer.receipt import decode_stamps, encode_stamps
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a transfer shall bring: a manifest, and where its digests are not known yet the stamps that were listed."""
+
+    manifest: Manifest
+    name: str
+    """Place.wanted: `blake3:…`, or `from:<url>`."""
+    known: bool
+    """Whether every digest is known."""
+    stamps: Callable[[bytes], Sequence[bytes]] | None = None
+    """The stamps of one segment's entries, by the segment's digest, when they were listed."""
+
+
+def known(manifest: Manifest) -> Wanted:
+    """What is wanted, by a hashed manifest."""
+    return Wanted(manifest, f"blake3:{manifest.content.hex()}", known=True)
+
+
+class _Spool:
+    """Encoded segments and stamps in an unnamed file that ends with the process."""
+
+    def __init__(self, folder: Path | None) -> None:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed when nobody refers to it
+        self._at: dict[bytes, tuple[int, int, int, int]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, segment: Segment, stamps: Sequence[bytes]) -> None:
+        body, marks = segment.encode(), encode_stamps(stamps)
+        start = self._file.tell()
+        self._file.write(body)
+        self._file.write(marks)
+        self._at[segment.digest] = (start, len(body), len(marks), len(segment))
+
+    def _bytes(self, start: int, length: int) -> bytes:
+        with self._lock:
+            end = self._file.seek(0, 2)
+            self._file.seek(start)
+            data = self._file.read(length)
+            self._file.seek(end)
+        return data
+
+    def segment(self, digest: bytes) -> Segment:
+        start, length, _, _ = self._at[digest]
+        return Segment.decode(self._bytes(start, length), digest)
+
+    def stamps(self, digest: bytes) -> Sequence[bytes]:
+        start, length, marks, count = self._at[digest]
+        return decode_stamps(self._bytes(start + length, marks), count)
+
+
+def listed(
+    source: Store, spool: Path | None = None, *, only: bytes = b"", tick: Callable[[], None] = lambda: None
+) -> Wanted:
+    """What lies at `source` (or the one file `only` there), as a manifest without digests; `spool` is a folder for
+    the listing.  NotFound where nothing lies there; Conflict where it changes meanwhile."""
+    kept, refs = _Spool(spool), list[SegmentRef]()
+    found: Iterable[Entry] = source.list(only)
+    if only:
+        found = (e for e in found if e.path == only)
+    for segment in cut(found):
+        stamps = source.stamps(segment.paths)
+        if b"" in stamps:
+            raise moving(source.url, segment.paths[stamps.index(b"")])
+        kept.add(segment, stamps)
+        refs.append(SegmentRef.of(segment))
+        tick()
+    if not refs and (only or not source.exists()):
+        where = f"{source.url}/{names.show(only)}" if only else source.url
+        raise NotFound(f"there is nothing at {where}", code="no-source", store=where, remedy="check the address")
+    name = f"from:{source.url}" + (f"/{names.show(only)}" if only else "")
+    return Wanted(Manifest(tuple(refs), kept.segment), name, known=False, stamps=kept.stamps)
+
+
+def moving(where: str, key: bytes) -> Conflict:
+    """The error of a source that is being written."""
+    return Conflict(
+        f"{where}/{names.show(key)} changed while it was read",
+        code="source-changed",
+        store=where,
+        key=names.show(key),
+        remedy="wait until nobody writes there, then run the same again",
+    )
