@@ -1,0 +1,1 @@
+"""The catalogue owns the facts about bytes: datasets, versions, replicas, lineage, events."""

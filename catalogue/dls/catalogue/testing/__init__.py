@@ -1,0 +1,1 @@
+"""The conformance suite of catalogues: rules of `specs/catalogue.md`, for any implementation."""

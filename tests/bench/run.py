@@ -1,0 +1,101 @@
+"""Runs benches: `run.py --reduced` (all, small), `--full` (all), `--only NAME` (one, full, unless `--reduced`).
+
+Tables go to standard output, JSON lines to build/bench/<name>.jsonl, what is going on to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT / "tests")  # `bench` and `components` are packages below tests/; this file is also a program
+
+from bench import report  # noqa: E402 - needs the path above
+from bench.rounds import Bench, Outcome, Place, run_rounds  # noqa: E402
+
+TRANSFER = ("small-s3-down", "small-s3-up", "big-s3-down", "big-s3-up", "small-local", "big-local")
+BENCHES = (*TRANSFER, "noop-rerun", "million")
+GROUPS = {"transfer": TRANSFER}
+MEMORY = Path("/dev/shm")
+RESULTS = ROOT / "build" / "bench"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for; exit 1 when a contender failed, after all tables were shown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", metavar="NAME", choices=[*BENCHES, *GROUPS], help=", ".join([*GROUPS, *BENCHES]))
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--reduced", action="store_true", help="2,000 × 10 KB, 512 MB, 10^5 entries")
+    size.add_argument("--full", action="store_true", help="20,000 × 10 KB, 4 GB, 10^6 entries")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender (default 3)")
+    asked = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers stop and scratch folders go
+    if not (asked.only or asked.reduced or asked.full):
+        parser.error("one of --reduced, --full, --only NAME")
+    names = GROUPS.get(asked.only, (asked.only,)) if asked.only else BENCHES
+    failed = False
+    with _places() as place:
+        for name in names:
+            for outcome in _run(name, place, full=not asked.reduced, rounds=asked.rounds):
+                failed = failed or bool(outcome.problem)
+    return 1 if failed else 0
+
+
+def _run(name: str, place: Place, *, full: bool, rounds: int) -> list[Outcome]:
+    """Run one module of benches; what it left in memory goes at once, what is on disk when all is done."""
+    print(f"{name}: preparing", file=sys.stderr, flush=True)
+    module = importlib.import_module(f"bench.{name.replace('-', '_')}")
+    done: list[tuple[Bench, list[Outcome]]] = []
+    version = _version()
+    with ExitStack() as stack:
+        for bench in module.benches(stack, place, full):
+            outcomes = run_rounds(bench, rounds)
+            done.append((bench, outcomes))
+            print(report.table(bench, outcomes), flush=True)
+            report.write_lines(RESULTS / f"{bench.name}.jsonl", bench, outcomes, version)
+    for path in place.memory.iterdir():
+        shutil.rmtree(path)
+    grown = report.slopes(done)
+    if grown:
+        print(grown + "\n", flush=True)
+    return [outcome for _, outcomes in done for outcome in outcomes]
+
+
+@contextmanager
+def _places() -> Iterator[Place]:
+    """Two scratch folders with our process id in their names; those of dead runs go first, ours at the end."""
+    disk_home = RESULTS / "scratch"
+    disk_home.mkdir(parents=True, exist_ok=True)
+    for old in (*MEMORY.glob("dls-bench-*"), *disk_home.glob("dls-bench-*")):
+        if not Path("/proc", old.name.rpartition("-")[2]).exists():
+            shutil.rmtree(old, ignore_errors=True)
+    place = Place(MEMORY / f"dls-bench-{os.getpid()}", disk_home / f"dls-bench-{os.getpid()}")
+    try:
+        place.memory.mkdir()
+        place.disk.mkdir()
+        yield place
+    finally:
+        shutil.rmtree(place.memory, ignore_errors=True)
+        shutil.rmtree(place.disk, ignore_errors=True)
+
+
+def _version() -> str:
+    """Name the state of the checkout: commit, `+` when files differ from it."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    return "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
