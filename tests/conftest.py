@@ -215,7 +215,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             continue
     psutil.wait_procs(processes, timeout=GRACE)
 
-    below = [str(ROOT)]
+    below: list[str] = []  # another run may own mounts elsewhere
     factory = getattr(session.config, "_tmp_path_factory", None)  # pytest offers no public way at this point
     if factory is not None:
         below.append(str(factory.getbasetemp()))

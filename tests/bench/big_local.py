@@ -13,7 +13,7 @@ from components import tree
 
 def benches(stack: ExitStack, place: Place, full: bool) -> list[Bench]:
     """Make the source and list who takes part."""
-    source = place.disk / "big-local-source"
+    source = place.large / "big-local-source"
     files, size = 1, tree.large(source / "big", big_size(full))
     check = same_files(source, lambda turn: turn.target)
     return [
@@ -24,7 +24,7 @@ def benches(stack: ExitStack, place: Place, full: bool) -> list[Bench]:
             [ours.stage_in(f"file://{source}", check), *peers.local(source, check)],
             peer="cp",
             floor="floor-hash-copy",
-            targets=place.disk,
+            targets=place.large,
             durability="power",
             keep=False,
         )

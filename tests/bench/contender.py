@@ -98,9 +98,8 @@ def measure(
     if child.returncode:
         hung = f" (killed after {limit:.0f} s)" if wall >= limit else ""
         problem = f"exit {child.returncode}{hung}: {_tail(log)}"
-    # ru_maxrss starts from the memory of the process that forked (us), so it counts only where it is larger.
-    ours = _resident(os.getpid())
-    largest = usage.ru_maxrss * 1024 if usage.ru_maxrss * 1024 > 1.1 * ours else 0
+    # ru_maxrss starts from the peak of the process that forked (us), so it counts only where it is larger.
+    largest = usage.ru_maxrss * 1024 if usage.ru_maxrss * 1024 > _high_water(os.getpid()) else 0
     return Sample(wall, usage.ru_utime + usage.ru_stime, max(watch.peak, largest), child.returncode, problem)
 
 

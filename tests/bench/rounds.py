@@ -15,10 +15,16 @@ from bench.contender import Contender, Sample, Turn, cpu_seconds, measure, sync_
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run keeps its files: `memory` (tmpfs) for network benches, `disk` (a real file system) for local ones."""
+    """Where one bench keeps its files.
+
+    `memory` is tmpfs, for network benches. `disk` is a fresh ext4 image, for many files: a file system in use creates
+    files up to ten times slower for minutes after thousands were deleted, by an earlier run too (measured: 10^5 files
+    in 4.7 to 29 s). `large` is a folder of the real file system, for a few large files.
+    """
 
     memory: Path
     disk: Path
+    large: Path
 
 
 @dataclass(frozen=True)

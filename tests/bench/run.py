@@ -22,12 +22,17 @@ sys.path[0] = str(ROOT / "tests")  # `bench` and `components` are packages below
 
 from bench import report  # noqa: E402 - needs the path above
 from bench.rounds import Bench, Outcome, Place, run_rounds  # noqa: E402
+from components.loopdisk import loop_disk  # noqa: E402
+from components.process import NotReady  # noqa: E402
 
 TRANSFER = ("small-s3-down", "small-s3-up", "big-s3-down", "big-s3-up", "small-local", "big-local")
 BENCHES = (*TRANSFER, "noop-rerun", "million")
 GROUPS = {"transfer": TRANSFER}
 MEMORY = Path("/dev/shm")
+DISK = Path("/var/tmp")  # not in the checkout: a test session that ends there unmounts what came up meanwhile
 RESULTS = ROOT / "build" / "bench"
+DISK_MEGABYTES = 65_536  # sparse: takes what is written
+DISK_INODES = 12_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,27 +49,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("one of --reduced, --full, --only NAME")
     names = GROUPS.get(asked.only, (asked.only,)) if asked.only else BENCHES
     failed = False
-    with _places() as place:
-        for name in names:
-            for outcome in _run(name, place, full=not asked.reduced, rounds=asked.rounds):
-                failed = failed or bool(outcome.problem)
+    for name in names:
+        for outcome in _run(name, full=not asked.reduced, rounds=asked.rounds):
+            failed = failed or bool(outcome.problem)
     return 1 if failed else 0
 
 
-def _run(name: str, place: Place, *, full: bool, rounds: int) -> list[Outcome]:
-    """Run one module of benches; what it left in memory goes at once, what is on disk when all is done."""
+def _run(name: str, *, full: bool, rounds: int) -> list[Outcome]:
+    """Run one module of benches in scratch places of its own."""
     print(f"{name}: preparing", file=sys.stderr, flush=True)
     module = importlib.import_module(f"bench.{name.replace('-', '_')}")
     done: list[tuple[Bench, list[Outcome]]] = []
     version = _version()
-    with ExitStack() as stack:
+    with _places() as place, ExitStack() as stack:
         for bench in module.benches(stack, place, full):
             outcomes = run_rounds(bench, rounds)
             done.append((bench, outcomes))
             print(report.table(bench, outcomes), flush=True)
             report.write_lines(RESULTS / f"{bench.name}.jsonl", bench, outcomes, version)
-    for path in place.memory.iterdir():
-        shutil.rmtree(path)
     grown = report.slopes(done)
     if grown:
         print(grown + "\n", flush=True)
@@ -73,20 +75,32 @@ def _run(name: str, place: Place, *, full: bool, rounds: int) -> list[Outcome]:
 
 @contextmanager
 def _places() -> Iterator[Place]:
-    """Two scratch folders with our process id in their names; those of dead runs go first, ours at the end."""
-    disk_home = RESULTS / "scratch"
-    disk_home.mkdir(parents=True, exist_ok=True)
-    for old in (*MEMORY.glob("dls-bench-*"), *disk_home.glob("dls-bench-*")):
-        if not Path("/proc", old.name.rpartition("-")[2]).exists():
+    """Scratch folders with our process id in their names; those of dead runs go first, ours at the end."""
+    for old in (*MEMORY.glob("dls-bench-*"), *DISK.glob("dls-bench-*")):
+        if not _is_running(old.name.rpartition("-")[2]):
             shutil.rmtree(old, ignore_errors=True)
-    place = Place(MEMORY / f"dls-bench-{os.getpid()}", disk_home / f"dls-bench-{os.getpid()}")
+    memory, large = MEMORY / f"dls-bench-{os.getpid()}", DISK / f"dls-bench-{os.getpid()}"
     try:
-        place.memory.mkdir()
-        place.disk.mkdir()
-        yield place
+        memory.mkdir()
+        large.mkdir()
+        with ExitStack() as stack:
+            try:
+                disk = stack.enter_context(loop_disk(large, DISK_MEGABYTES, inodes=DISK_INODES)).folder
+            except NotReady as reason:
+                print(f"no disk image, many files go to {large}: {reason}", file=sys.stderr)
+                disk = large
+            yield Place(memory, disk, large)
     finally:
-        shutil.rmtree(place.memory, ignore_errors=True)
-        shutil.rmtree(place.disk, ignore_errors=True)
+        shutil.rmtree(memory, ignore_errors=True)
+        shutil.rmtree(large, ignore_errors=True)
+
+
+def _is_running(pid: str) -> bool:
+    """Tell whether that process is a run of benches (a zombie, or another program with its number, is not)."""
+    try:
+        return b"run.py" in Path("/proc", pid, "cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _version() -> str:

@@ -201,8 +201,11 @@ class Child:
         return data[-size:].decode(errors="replace")
 
     def pause(self) -> None:
-        """Freeze the whole group (SIGSTOP): it keeps its ports and answers nothing."""
+        """Freeze the whole group (SIGSTOP): it keeps its ports and answers nothing. Frozen when this returns."""
         self._signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 2
+        while self.alive and self._state() != "T" and time.monotonic() < deadline:
+            time.sleep(0.001)
         self._paused = True
 
     def resume(self) -> None:
@@ -229,6 +232,10 @@ class Child:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(grace)
         self.kill()
+
+    def _state(self) -> str:
+        """Return the kernel's letter for the state of the process (R, S, T, …)."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):

@@ -21,10 +21,10 @@ MARK_BYTES: Final = 200
 STEPS: Final = (
     """
     CREATE TABLE datasets (
-        id          INTEGER PRIMARY KEY,
+        id          INTEGER PRIMARY KEY,      -- row number
         key         TEXT NOT NULL UNIQUE,     -- scope:name, ASCII
-        title       TEXT NOT NULL,
-        description TEXT NOT NULL,
+        title       TEXT NOT NULL,            -- one line for people
+        description TEXT NOT NULL,            -- free text
         metadata    TEXT NOT NULL,            -- JSON object, keys sorted
         project     TEXT NOT NULL,            -- tenant
         origin      TEXT NOT NULL,            -- catalogue that owns the record
@@ -32,35 +32,35 @@ STEPS: Final = (
         audience    TEXT NOT NULL,            -- who may see it
         state       TEXT NOT NULL,            -- active, withdrawn
         reason      TEXT NOT NULL,            -- of the withdrawal
-        created_ns  INTEGER NOT NULL,
-        changed_ns  INTEGER NOT NULL,
+        created_ns  INTEGER NOT NULL,         -- database clock
+        changed_ns  INTEGER NOT NULL,         -- database clock
         serial      INTEGER NOT NULL,         -- rises with each change, for optimistic concurrency
         words       TEXT NOT NULL             -- id, title, description and metadata, case folded, for text search
     );
     CREATE UNIQUE INDEX datasets_audience ON datasets (audience, key);  -- lists and counts per audience
 
     CREATE TABLE versions (
-        id          INTEGER PRIMARY KEY,
-        dataset     INTEGER NOT NULL REFERENCES datasets (id),
+        id          INTEGER PRIMARY KEY,      -- row number
+        dataset     INTEGER NOT NULL REFERENCES datasets (id), -- whose version
         number      INTEGER NOT NULL,         -- from 1
         content     BLOB NOT NULL,            -- digest of what a job reads, 32 bytes
         manifest    BLOB NOT NULL,            -- digest of all, modes and times too, 32 bytes
-        entries     INTEGER NOT NULL,
-        files       INTEGER NOT NULL,
-        bytes       INTEGER NOT NULL,
-        created_ns  INTEGER NOT NULL,
-        actor       TEXT NOT NULL,
-        note        TEXT NOT NULL,
+        entries     INTEGER NOT NULL,         -- files, links and folders
+        files       INTEGER NOT NULL,         -- files only
+        bytes       INTEGER NOT NULL,         -- sum of file sizes
+        created_ns  INTEGER NOT NULL,         -- database clock
+        actor       TEXT NOT NULL,            -- who did it
+        note        TEXT NOT NULL,            -- one line for people
         UNIQUE (dataset, number)
     );
     CREATE INDEX versions_content ON versions (content);
 
     CREATE TABLE segments (
-        id          INTEGER PRIMARY KEY,
+        id          INTEGER PRIMARY KEY,      -- row number
         digest      BLOB NOT NULL UNIQUE,     -- 32 bytes
         content     BLOB NOT NULL,            -- 32 bytes
-        entries     INTEGER NOT NULL,
-        files       INTEGER NOT NULL,
+        entries     INTEGER NOT NULL,         -- files, links and folders
+        files       INTEGER NOT NULL,         -- files only
         bytes       INTEGER NOT NULL,         -- sum of file sizes
         first       BLOB NOT NULL,            -- first name
         last        BLOB NOT NULL,            -- last name
@@ -68,35 +68,35 @@ STEPS: Final = (
         seen_ns     INTEGER NOT NULL          -- last put; the grace of unreferenced ones counts from here
     );
     CREATE TABLE segment_bytes (              -- apart, so that lists of segments stay dense
-        segment     INTEGER PRIMARY KEY REFERENCES segments (id),
+        segment     INTEGER PRIMARY KEY REFERENCES segments (id), -- whose bytes
         data        BLOB NOT NULL             -- Segment.encode
     );
     CREATE TABLE version_segments (           -- a version is a list of segments, which other versions share
-        version     INTEGER NOT NULL REFERENCES versions (id),
+        version     INTEGER NOT NULL REFERENCES versions (id), -- whose list
         mark        BLOB NOT NULL,            -- first 200 bytes of the segment's last name: a page seeks here
         position    INTEGER NOT NULL,         -- from 0; marks never fall as it rises
-        segment     INTEGER NOT NULL REFERENCES segments (id),
+        segment     INTEGER NOT NULL REFERENCES segments (id), -- at this place
         PRIMARY KEY (version, mark, position)
     ) WITHOUT ROWID;
     CREATE INDEX version_segments_segment ON version_segments (segment);  -- sweep: who still has it
 
     CREATE TABLE replicas (
         id          TEXT PRIMARY KEY,         -- ULID
-        version     INTEGER NOT NULL REFERENCES versions (id),
+        version     INTEGER NOT NULL REFERENCES versions (id), -- what lies there
         storage     TEXT NOT NULL,            -- site/storage, '' for a plain URL
         url         TEXT NOT NULL,            -- root
         layout      TEXT NOT NULL,            -- same, image
         state       TEXT NOT NULL,            -- partial, complete, lost, corrupt, offline, gone
         evidence    TEXT NOT NULL,            -- JSON object: how and when proven, by which run
         durability  TEXT NOT NULL,            -- power, process, ''
-        created_ns  INTEGER NOT NULL,
-        changed_ns  INTEGER NOT NULL,
-        serial      INTEGER NOT NULL,
+        created_ns  INTEGER NOT NULL,         -- database clock
+        changed_ns  INTEGER NOT NULL,         -- database clock
+        serial      INTEGER NOT NULL,         -- rises with each change
         UNIQUE (version, storage, url)
     );
     CREATE TABLE file_marks (                 -- files of a replica that are not as its state says
-        replica     TEXT NOT NULL REFERENCES replicas (id),
-        path        BLOB NOT NULL,
+        replica     TEXT NOT NULL REFERENCES replicas (id), -- whose file
+        path        BLOB NOT NULL,            -- name inside the version
         state       TEXT NOT NULL,            -- lost, corrupt, offline
         PRIMARY KEY (replica, path)
     ) WITHOUT ROWID;
@@ -104,22 +104,22 @@ STEPS: Final = (
     CREATE TABLE activities (
         id           TEXT PRIMARY KEY,        -- ULID
         type         TEXT NOT NULL,           -- register, stage-in, compute …
-        actor        TEXT NOT NULL,
-        on_behalf_of TEXT NOT NULL,
-        run          TEXT NOT NULL,
+        actor        TEXT NOT NULL,           -- who did it
+        on_behalf_of TEXT NOT NULL,           -- for whom a service did it
+        run          TEXT NOT NULL,           -- run that it was part of
         audience     TEXT NOT NULL,           -- who may see command, facts and URLs
-        started_ns   INTEGER NOT NULL,
-        ended_ns     INTEGER NOT NULL,
+        started_ns   INTEGER NOT NULL,        -- as told by who did it
+        ended_ns     INTEGER NOT NULL,        -- as told by who did it
         command      TEXT NOT NULL,           -- JSON list of words
         place        TEXT NOT NULL,           -- site
         software     TEXT NOT NULL,           -- JSON object
         hardware     TEXT NOT NULL            -- JSON object
     );
     CREATE TABLE ports (
-        activity    TEXT NOT NULL REFERENCES activities (id),
+        activity    TEXT NOT NULL REFERENCES activities (id), -- whose port
         side        TEXT NOT NULL,            -- used, generated
         position    INTEGER NOT NULL,         -- from 0 on each side
-        role        TEXT NOT NULL,
+        role        TEXT NOT NULL,            -- name of the port
         ref         TEXT NOT NULL,            -- as shown: scope:name@number[/path], replica id, URL
         node        TEXT NOT NULL,            -- as joined: scope:name@number, URL
         dataset     INTEGER REFERENCES datasets (id),  -- NULL for a URL: its audience is the activity's
@@ -128,11 +128,11 @@ STEPS: Final = (
     CREATE INDEX ports_node ON ports (node, side);
 
     CREATE TABLE applied (                    -- idempotency keys
-        actor       TEXT NOT NULL,
-        key         TEXT NOT NULL,
+        actor       TEXT NOT NULL,            -- who did it
+        key         TEXT NOT NULL,            -- as the caller chose it
         fingerprint BLOB NOT NULL,            -- of the changes, 32 bytes
         answer      TEXT NOT NULL,            -- Applied.encode
-        time_ns     INTEGER NOT NULL,
+        time_ns     INTEGER NOT NULL,         -- database clock
         PRIMARY KEY (actor, key)
     ) WITHOUT ROWID
     """,

@@ -70,7 +70,7 @@ class ContentRules(CatalogueHooks):
                 if n % 40 == 5:  # another writer gets through while this iterable is at work
                     writer = threading.Thread(target=lambda n=n: steps.append(one(other, PutDataset(f"s:n{n}")).id))
                     writer.start()
-                    writer.join(20)
+                    writer.join(10)
                     assert not writer.is_alive(), "a lock is held while the iterable works"
                 yield Segment.of(files(1, seed=n)).encode()
 
@@ -185,6 +185,7 @@ class ContentRules(CatalogueHooks):
             while page := catalogue.files(ids("s:n"), actor=ME, after=found[-1].path if found else b"", limit=limit):
                 assert len(page) <= limit
                 found += page
+                assert len(found) <= len(tree), "the pages do not end"
             assert found == tree, limit
         paths = [e.path for e in tree]
         for prefix in (b"", b"0", b"005/", b"005/001600", b"zz", b"zz00", b"a", b"zzz", paths[7_000]):

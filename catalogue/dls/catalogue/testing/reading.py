@@ -144,6 +144,7 @@ class ReadingRules(CatalogueHooks):
             while page := catalogue.datasets(actor=BOTH, after=found[-1] if found else "", limit=limit):
                 assert len(page) <= limit
                 found += [d.key for d in page]
+                assert len(found) <= 2 * len(keys), "the pages do not end"
                 if len(found) == 2 * limit:  # somebody adds and changes records while we page
                     do(
                         catalogue,
