@@ -39,11 +39,8 @@ EMPTY_NAMES = {"base", "common", "core", "default", "helper", "helpers", "manage
 # Each foreign library and the modules that may import it. What is not in this table is not imported.
 FOREIGN = {
     "blake3": ["dls.logistics.digest"],
-    "boto3": ["dls.logistics.stores.s3*"],
-    "botocore": ["dls.logistics.stores.s3*"],
     "click": ["dls.cli", "dls.cli.*"],
     "hypothesis": ["dls.*.testing", "dls.*.testing.*"],
-    "obstore": ["dls.logistics.stores.s3*"],
     "pytest": ["dls.*.testing", "dls.*.testing.*"],
 }
 # Standard library with one home, for the same reason.

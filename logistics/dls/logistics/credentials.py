@@ -10,12 +10,15 @@ Files: https://docs.aws.amazon.com/sdkref/latest/guide/file-format.html
 
 from __future__ import annotations
 
-import configparser
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from dls.logistics.errors import Denied, Invalid, Unavailable, Unsupported
+from dls.logistics.errors import Denied, Invalid, Unsupported
+
+if TYPE_CHECKING:
+    from configparser import RawConfigParser
 
 _PROCESS_SECONDS = 60
 _ELSEWHERE = ("sso_session", "sso_start_url", "role_arn", "web_identity_token_file", "login_session")
@@ -43,7 +46,7 @@ def s3(profile: str = "", environ: Mapping[str, str] | None = None) -> S3Credent
     env = os.environ if environ is None else environ
     keys = "" if profile else env.get("AWS_ACCESS_KEY_ID", "")
     named = profile or env.get("AWS_PROFILE", "")
-    section = _profile(named or "default", env, must=bool(named))
+    section = _profile(named or "default", env, must=bool(named) and not keys)
     facts = {
         "region": env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or section.get("region") or "us-east-1",
         "endpoint": _endpoint(env, section),
@@ -113,6 +116,8 @@ def _profile(name: str, env: Mapping[str, str], *, must: bool) -> dict[str, str]
     shared = _file(env, "AWS_SHARED_CREDENTIALS_FILE", "credentials")
     found = False
     for path, section in ((config, name if name == "default" else f"profile {name}"), (shared, name)):
+        if not os.path.exists(path):
+            continue
         parsed = _parsed(path)
         if parsed.has_section(section):
             found = True
@@ -131,22 +136,21 @@ def _nested(text: str) -> list[tuple[str, str]]:
     return [(k.strip(), v.strip()) for k, _, v in pairs]
 
 
-def _parsed(path: str) -> configparser.RawConfigParser:
+def _parsed(path: str) -> RawConfigParser:
+    import configparser  # 5 ms, and many sites use the environment alone
+
     parser = configparser.RawConfigParser(default_section="\0", strict=False)
     try:
         with open(path, encoding="utf-8") as lines:
             parser.read_file(lines)
-    except FileNotFoundError:
-        pass
+        return parser
     except OSError as exc:
         raise Denied(f"cannot read {path}: {exc.strerror}", code="no-credentials", remedy="check its owner") from exc
     except (configparser.Error, UnicodeDecodeError) as exc:
-        # The parser's own message quotes the line, which may hold a secret: it is neither shown nor kept.
         line = getattr(exc, "lineno", None)
-        raise Invalid(
-            f"{path} is not a file of AWS profiles" + (f" (line {line})" if line else ""), code="bad-credentials-file"
-        ) from None
-    return parser
+    # Raised out here, without the parser's own error: that quotes the line, which may hold a secret.
+    at = f" (line {line})" if line else ""
+    raise Invalid(f"{path} is not a file of AWS profiles{at}", code="bad-credentials-file", remedy="correct it")
 
 
 def _from_process(command: str, profile: str, facts: Mapping[str, str]) -> S3Credentials:
@@ -156,15 +160,20 @@ def _from_process(command: str, profile: str, facts: Mapping[str, str]) -> S3Cre
     import subprocess
 
     source = f"the credential_process of the profile {profile}"
+    why = ""
+    pair = ("", "", "")
     try:
         done = subprocess.run(shlex.split(command), capture_output=True, timeout=_PROCESS_SECONDS, check=True)
         answer = json.loads(done.stdout)
         pair = answer["AccessKeyId"], answer["SecretAccessKey"], answer.get("SessionToken") or ""
+    except subprocess.CalledProcessError as exc:
+        why = f"exit status {exc.returncode}"
     except subprocess.TimeoutExpired:
-        raise Unavailable(f"{source} gave no answer in {_PROCESS_SECONDS} s", code="no-credentials") from None
-    except (OSError, subprocess.CalledProcessError, ValueError, KeyError, TypeError) as exc:
-        status = f" (exit status {exc.returncode})" if isinstance(exc, subprocess.CalledProcessError) else ""
-        raise Denied(
-            f"{source} gave no credentials{status}", code="no-credentials", remedy="run that command by hand"
-        ) from None
+        why = f"no answer in {_PROCESS_SECONDS} s"
+    except OSError as exc:
+        why = exc.strerror or "it does not start"
+    except (ValueError, KeyError, TypeError):
+        why = "its output is not what the AWS tools define"
+    if why:  # raised out here, without the error met: that holds the command's output
+        raise Denied(f"{source} failed: {why}", code="no-credentials", remedy="run that command by hand")
     return _pair(*pair, source, facts)

@@ -98,16 +98,16 @@ class _Place:
             del self.nodes[one]
         self.nodes.pop(key, None)
 
-    def rename(self, first: bytes, second: bytes, over: bool) -> None:
+    def rename(self, first: bytes, second: bytes, over: bool, shown: bytes) -> None:
         if second == first or second.startswith(first + b"/"):
-            raise Invalid(f"cannot move {names.show(first)} into itself", code="bad-move", key=names.show(second))
+            raise Invalid(f"cannot move {names.show(shown)} into itself", code="bad-move", key=names.show(shown))
         if self.below(second):
-            raise _clash(second) if over else _exists(second)
+            raise _clash(shown) if over else _exists(shown)
         if second in self.nodes and self.nodes[second].kind != FOLDER:
             if not over:
-                raise _exists(second)
+                raise _exists(shown)
             if self.nodes[first].kind == FOLDER:
-                raise _clash(second)
+                raise _clash(shown)
         self.folders(second)
         moved = {second + k[len(first) :]: self.nodes[k] for k in [first, *self.below(first)]}
         self.drop(first)
@@ -322,7 +322,7 @@ class MemoryStore:
                 old, new = self._moved(first), self._moved(second)
                 if old not in place.nodes:
                     raise _missing(first)
-                place.rename(old, new, over)
+                place.rename(old, new, over, second)
 
     def upload(
         self, key: bytes, size: int, *, token: str = "", mode: int = NO_MODE, mtime_ns: int = NO_TIME

@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import stat as st
-import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -14,31 +13,33 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from dls.logistics import digest as digests
 from dls.logistics import ids, names
 from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry
-from dls.logistics.errors import Conflict, DlsError, Invalid
+from dls.logistics.errors import DlsError, Invalid
 from dls.logistics.names import Names
 from dls.logistics.store import Can, Done, Got, Item, Keeps, Space, Stamps, Stat, Want, closed, unsupported
-from dls.logistics.stores.posix_calls import rename_new, syncfs, umask
-from dls.logistics.stores.posix_errors import clash, met, ours
+from dls.logistics.stores.posix_calls import rename_new, syncfs
+from dls.logistics.stores.posix_errors import clash, linked, met, ours
+from dls.logistics.stores.posix_files import (
+    changed,
+    check_regular,
+    dress,
+    entry_of,
+    make_folder,
+    open_up,
+    same_file,
+    stamp_of,
+    write_all,
+)
 from dls.logistics.stores.posix_upload import PosixUpload
 from dls.logistics.stores.posix_walk import walk
 from dls.logistics.url import Url
 
 T = TypeVar("T")
 CHUNK = 1 << 20
-_STAMP = struct.Struct("<4q").pack
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDERS_KEPT = 4096
-
-
-def stamp_of(info: os.stat_result) -> bytes:
-    """Inode, size, mtime_ns, ctime_ns: 32 bytes.  A folder's times change with what is in it, so it has none."""
-    if st.S_ISDIR(info.st_mode):
-        return _STAMP(info.st_ino, 0, 0, info.st_mode)
-    return _STAMP(info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
 class PosixStore:
@@ -76,7 +77,7 @@ class PosixStore:
         path = self._path(key)
         with met(self.url, key):
             info = os.lstat(path)
-            return Stat(_entry(key, path, info, self.url), stamp_of(info))
+            return Stat(entry_of(key, path, info, self.url), stamp_of(info))
 
     def list(self, prefix: bytes = b"") -> Iterator[Entry]:
         """Entries below a textual prefix, sorted, lazily."""
@@ -89,7 +90,7 @@ class PosixStore:
         with met(self.url, key):
             fd = os.open(path, _READ)
             try:
-                _regular(os.fstat(fd), self.url, key)
+                check_regular(os.fstat(fd), self.url, key)
             except BaseException:
                 os.close(fd)
                 raise
@@ -118,8 +119,8 @@ class PosixStore:
             try:
                 try:
                     for chunk in chunks:
-                        _write_all(fd, chunk)
-                    _dress(fd, mode, mtime_ns)
+                        write_all(fd, chunk)
+                    dress(fd, mode, mtime_ns)
                 finally:
                     os.close(fd)
                 self._over(beside, path)
@@ -169,6 +170,8 @@ class PosixStore:
         try:
             fd = os.open(self.root + b"/" + names.check(key), _READ)
             try:
+                if not size:  # a pipe or a device has no bytes either
+                    check_regular(os.fstat(fd), self.url, key)
                 body = os.read(fd, size + 1)
                 while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))):
                     body += more
@@ -200,8 +203,8 @@ class PosixStore:
             try:
                 if os.write(fd, body) != len(body):
                     os.lseek(fd, 0, os.SEEK_SET)
-                    _write_all(fd, body)
-                _dress(fd, mode, mtime_ns)
+                    write_all(fd, body)
+                dress(fd, mode, mtime_ns)
                 return Done(i, stamp_of(os.fstat(fd)))
             finally:
                 os.close(fd)
@@ -219,14 +222,14 @@ class PosixStore:
 
     def _make_one(self, path: bytes, entry: Entry) -> None:
         if entry.kind == FOLDER:
-            _make_folder(path, entry)
+            make_folder(path, entry)
         elif entry.kind == LINK:
             self._place(path, partial(os.symlink, entry.target))
             if entry.mtime_ns != NO_TIME:
                 os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
         elif entry.target:
             first = self._path(entry.target)
-            if not _same(first, path):
+            if not same_file(first, path):
                 self._place(path, partial(os.link, first, follow_symlinks=False))
         else:
             raise Invalid(f"{names.show(entry.path)} is a file, not something to make", code="not-made")
@@ -274,8 +277,7 @@ class PosixStore:
             try:
                 shutil.rmtree(self.root)
             except PermissionError:
-                for folder, _, _ in os.walk(self.root):
-                    os.chmod(folder, 0o700)
+                open_up(self.root)
                 shutil.rmtree(self.root)
 
     def move(self, pairs: Sequence[tuple[bytes, bytes]], *, over: bool = False) -> None:
@@ -283,9 +285,10 @@ class PosixStore:
         for first, second in pairs:
             old, new = self._hidden_path(first), self._hidden_path(second)
             with met(self.url, first):
-                os.lstat(old)
+                is_folder = st.S_ISDIR(os.lstat(old).st_mode)
             with met(self.url, second):
                 self._in_folder(new, partial(self._over if over else self._beyond, old, new))
+            if is_folder:
                 self._forget()
 
     def _beyond(self, old: bytes, new: bytes) -> None:
@@ -356,14 +359,38 @@ class PosixStore:
         self._closed = True
 
     def _folder_of(self, path: bytes) -> None:
-        """Make the folders above a path; those made lately are remembered."""
+        """Make the folders above a path; those made or seen lately are remembered.
+
+        Below the root a link is no folder: what is written to a/b stays in this tree even where somebody made `a` a
+        link.  (One who swaps a folder for a link while we write is not kept out: that needs openat for each part.)
+        """
         folder = path[: path.rfind(b"/")]
         if folder in self._folders:
             return
+        todo = []
+        while folder not in self._folders and len(folder) > len(self.root):
+            todo.append(folder)
+            folder = folder[: folder.rfind(b"/")]
         try:
-            os.makedirs(folder, exist_ok=True)
+            if folder not in self._folders:
+                os.makedirs(folder or b"/", exist_ok=True)
+                todo.append(folder)
+            for one in reversed(todo):
+                self._stand(one)
         except (FileExistsError, NotADirectoryError) as exc:
             raise clash(self.url, path[len(self.root) + 1 :]) from exc
+
+    def _stand(self, folder: bytes) -> None:
+        """See to it that a folder is there, and is no link."""
+        if len(folder) > len(self.root):
+            try:
+                os.mkdir(folder)
+            except FileExistsError:
+                kind = os.lstat(folder).st_mode
+                if st.S_ISLNK(kind):
+                    raise linked(self.url, folder[len(self.root) + 1 :]) from None
+                if not st.S_ISDIR(kind):
+                    raise
         with self._lock:
             if len(self._folders) >= _FOLDERS_KEPT:
                 self._folders.clear()
@@ -410,70 +437,7 @@ class PosixStore:
             os.rename(old, new)
         except IsADirectoryError:
             os.rmdir(new)  # a folder that is not empty is not ours to replace: ENOTEMPTY
+            self._forget()
             os.rename(old, new)
         except NotADirectoryError as exc:  # a folder replaces folders only
             raise clash(self.url, new[len(self.root) + 1 :]) from exc
-        self._forget()
-
-
-def changed(where: str, key: bytes, expected: int, found: int) -> Conflict:
-    """The error of a file whose length is not the listed one."""
-    return Conflict(
-        f"{where}/{names.show(key)} has {found if found <= expected else 'more than ' + str(expected)} bytes, "
-        f"{expected} were expected: it changed at the source",
-        code="source-changed",
-        store=where,
-        key=names.show(key),
-        remedy="wait until nobody writes there, then register it again with dls catalogue add",
-    )
-
-
-def _entry(key: bytes, path: bytes, info: os.stat_result, where: str) -> Entry:
-    kind, mode = st.S_IFMT(info.st_mode), st.S_IMODE(info.st_mode)
-    if kind == st.S_IFREG:
-        return Entry(key, FILE, info.st_size, digests.UNKNOWN, mode, info.st_mtime_ns)
-    if kind == st.S_IFDIR:
-        return Entry(key, FOLDER, 0, digests.UNKNOWN, mode, info.st_mtime_ns)
-    if kind == st.S_IFLNK:
-        return Entry(key, LINK, 0, digests.UNKNOWN, NO_MODE, info.st_mtime_ns, os.readlink(path))
-    raise ours(OSError(errno.ENXIO, "special file"), where, key)
-
-
-def _regular(info: os.stat_result, where: str, key: bytes) -> None:
-    if not st.S_ISREG(info.st_mode):
-        number = errno.EISDIR if st.S_ISDIR(info.st_mode) else errno.ENXIO
-        raise ours(OSError(number, "not a file"), where, key)
-
-
-def _write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _dress(fd: int, mode: int, mtime_ns: int) -> None:
-    """Set what the creation of the file could not: bits hidden by the umask, special bits, the time."""
-    if mode != NO_MODE and (mode & umask() or mode & ~0o777 or not mode & 0o200):
-        os.fchmod(fd, mode)
-    if mtime_ns != NO_TIME:
-        os.utime(fd, ns=(mtime_ns, mtime_ns))
-
-
-def _make_folder(path: bytes, entry: Entry) -> None:
-    try:
-        os.mkdir(path)
-    except FileExistsError:
-        if not st.S_ISDIR(os.lstat(path).st_mode):
-            os.unlink(path)
-            os.mkdir(path)
-    if entry.mode != NO_MODE:
-        os.chmod(path, entry.mode)
-    if entry.mtime_ns != NO_TIME:
-        os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
-
-
-def _same(first: bytes, second: bytes) -> bool:
-    try:
-        return os.path.samestat(os.lstat(first), os.lstat(second))
-    except FileNotFoundError:
-        return False

@@ -59,6 +59,17 @@ def clash(where: str, key: bytes) -> Conflict:
     )
 
 
+def linked(where: str, key: bytes) -> Conflict:
+    """The error of a link where a folder is needed: nothing is written through it."""
+    return Conflict(
+        f"{where}/{names.show(key)} is a link where a folder is needed",
+        code="linked-folder",
+        remedy="replace the link by a folder, or name the place it leads to as the target",
+        store=where,
+        key=names.show(key),
+    )
+
+
 @contextmanager
 def met(where: str, key: bytes = b"") -> Iterator[None]:
     """Translate any OSError inside the block."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat as st
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +17,7 @@ from dls.logistics.stores.posix_errors import met
 
 _STAMP = struct.Struct("<4q").pack
 _CHUNK = 1 << 20
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class PosixUpload:
@@ -29,8 +31,13 @@ class PosixUpload:
         self._path, self._beside, self._size = path, beside, size
         self._mode, self._mtime_ns = mode, mtime_ns
         self._where, self._key = where, key
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(beside, flags, 0o600)
+        try:
+            self._fd = os.open(beside, _FLAGS, 0o600)
+        except PermissionError:  # a killed run may have given it its mode, 0444, and not its name
+            if not st.S_ISREG(os.lstat(beside).st_mode):
+                raise
+            os.chmod(beside, 0o600)
+            self._fd = os.open(beside, _FLAGS, 0o600)
         try:
             if os.fstat(self._fd).st_size != size:
                 os.ftruncate(self._fd, 0)
@@ -55,7 +62,7 @@ class PosixUpload:
     def write(self, number: int, data: bytes | bytearray | memoryview) -> str:
         """Write one part at its place."""
         fd, at, view = self._open(), number * self.part, memoryview(data)
-        if at + len(view) > self._size:
+        if number < 0 or at + len(view) > self._size:
             raise Invalid(f"part {number} reaches past the end of {names.show(self._key)}", code="bad-part")
         with met(self._where, self._key):
             while view:

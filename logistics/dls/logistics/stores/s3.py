@@ -163,30 +163,32 @@ class S3Store:
     def write(self, key: bytes, chunks: Iterable[bytes], *, mode: int = NO_MODE, mtime_ns: int = NO_TIME) -> bytes:
         target, source = self._made(key), iter(chunks)
         held, last = _gathered(source, digests.BLOCK)
-        if not last:
-            return self._write_parts(key, target, held, source)
-        digest = md5(held)
-        reply = self.wire.ask(Job(b"PUT", target, headers=_md5_header(digest), body=held))
-        if reply.status != 200:
-            raise self._refused(reply, key)
-        etag = arrived(reply, digest)
-        return _stamp(etag, len(held)) if etag else self.stat(key).stamp
-
-    def _write_parts(self, key: bytes, target: bytes, held: bytes | bytearray, source: Iterator[bytes]) -> bytes:
+        if last:
+            return self._write_whole(key, target, held)
         upload = self._upload(key, target, 0)
         try:
-            number, total, last = 0, 0, False
+            number = total = 0
             while held:
                 upload.write(number, held)
                 number, total = number + 1, total + len(held)
-                # At most 10,000 parts: they double every 2,000, which holds a terabyte of unknown length.
-                held, last = (b"", True) if last else _gathered(source, digests.BLOCK << number // 2000)
+                held = b""  # one part in memory at a time
+                if not last:
+                    # At most 10,000 parts: they double every 2,000, which holds a terabyte of unknown length.
+                    held, last = _gathered(source, digests.BLOCK << number // 2000)
             upload.measured(number, total)
             return upload.finish()
         except BaseException:
             with suppress(DlsError):
                 upload.abort()
             raise
+
+    def _write_whole(self, key: bytes, target: bytes, body: bytes | bytearray) -> bytes:
+        digest = md5(body)
+        reply = self.wire.ask(Job(b"PUT", target, headers=_md5_header(digest), body=body))
+        if reply.status != 200:
+            raise self._refused(reply, key)
+        etag = arrived(reply, digest)
+        return _stamp(etag, len(body)) if etag else self.stat(key).stamp
 
     def delete(self, key: bytes) -> None:
         try:

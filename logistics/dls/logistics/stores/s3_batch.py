@@ -133,6 +133,12 @@ class _Loop:
 
     # ------------------------------------------------------------------------------------------------------ sending
 
+    def _room(self) -> int:
+        """How many jobs may be taken: those asked for and those not yet handed on are bounded together, so that a kill
+        costs at most this many requests made again."""
+        asked = sum(len(conn.jobs) for conn in self._conns.values())
+        return max(0, self._wire.concurrency * DEPTH - asked - len(self.done))
+
     def _next(self) -> Job | None:
         if self._again and self._again[0][0] <= time.monotonic():
             return heapq.heappop(self._again)[2]
@@ -156,7 +162,9 @@ class _Loop:
             return
         depth, small = self._wire.depth or 1, []
         ahead = sum(job.size for job in conn.jobs) + sum(map(len, conn.out))
-        while len(conn.jobs) < depth and (not conn.jobs or ahead < _AHEAD) and (job := self._next()):
+        room = self._room()
+        while len(conn.jobs) < depth and (not conn.jobs or ahead < _AHEAD) and room and (job := self._next()):
+            room -= 1
             if not conn.jobs:
                 conn.used = time.monotonic()
             elif job.alone:
@@ -220,18 +228,17 @@ class _Loop:
 
     def _settle(self, conn: Connection, reply: Reply) -> bool:
         """One reply; whether the connection goes on."""
-        job = conn.jobs.popleft()
+        job = conn.jobs[0]
         if self._doubtful(conn, job, reply):
             job.alone = True
             self._later(job, 0.0)
-            return True
-        if busy(reply.head, reply) and self._wire.may_repeat(job):
+        elif busy(reply.head, reply) and self._wire.may_repeat(job):
             self._later(job, pause(job.tries))
+        elif reply.status >= 300 and (error := self._fatal(reply)):
+            raise error
         else:
-            if reply.status >= 300 and (error := self._fatal(reply)):
-                conn.jobs.appendleft(job)
-                raise error
             self.done.append((job, reply))
+        conn.jobs.popleft()
         if not reply.head.keep:
             self._replace(conn)
             return False
@@ -252,9 +259,10 @@ class _Loop:
         """A connection broke: the first of its jobs may be the reason, the others are only sent again."""
         if conn.jobs:
             job = conn.jobs.popleft()
-            closed_idle = conn.answered > 0 and job.tries == 0
-            if self._wire.may_repeat(job):
-                self._later(job, 0.0 if closed_idle else pause(job.tries))
+            if conn.answered and not conn.begun():  # closed between two requests, which says nothing of this one
+                self._later(job, 0.0)
+            elif self._wire.may_repeat(job):
+                self._later(job, pause(job.tries))
             else:
                 self.done.append((job, self._wire.lost(why)))
         self._replace(conn)
@@ -273,16 +281,13 @@ class _Loop:
                     raise
 
     def _look_for_silence(self) -> None:
-        """Send the jobs of a silent connection elsewhere, or give up where the whole service is silent."""
+        """Give up where the service is silent; send the jobs of one silent connection elsewhere where the service has
+        gone on answering others."""
         now, limit = time.monotonic(), self._wire.address.timeout_s
-        silent = [c for c in self._conns.values() if c.jobs and now - c.used > limit]
-        if silent and now - self._heard > limit:
-            raise self._wire.address.hangs()
-        for conn in silent:
-            for job in conn.jobs:
-                job.tries += 1
-                if job.tries >= self._wire.tries:
-                    raise self._wire.address.hangs()
+        for conn in [c for c in self._conns.values() if c.jobs and now - c.used > limit]:
+            went_on = self._heard - conn.used > limit / 4
+            if not went_on or not all(self._wire.may_repeat(job) for job in conn.jobs):
+                raise self._wire.address.hangs()
             self._replace(conn)
 
     def _take_in(self, conn: Connection) -> None:
@@ -327,7 +332,7 @@ def _in_order(wire: Wire, bucket: bytes) -> bool:
     except (CutError, DlsError, TimeoutError):
         return False
     finally:
-        conn.sock.settimeout(None)
+        conn.wait(True)
         wire.give(conn, kept)
 
 

@@ -107,9 +107,9 @@ def refused(reply: Reply, url: str, source: str, key: bytes | None = None) -> Dl
 
 def _other(reply: Reply) -> _Row:
     said = " ".join(filter(None, (tag(reply.body, n).decode("utf-8", "replace") for n in (b"Code", b"Message"))))
-    said = show(said.encode())[:200].replace("{", "(").replace("}", ")")
-    if reply.status >= 500:
-        return Unavailable, "service-error", f"{{what}}: the service fails ({reply.status} {said})", _AGAIN
+    said = f"{reply.status} {show(said.encode())[:200]}".strip().replace("{", "(").replace("}", ")")
+    if reply.status >= 500 or reply.status == 200:  # AWS may say 200 and then why not
+        return Unavailable, "service-error", f"{{what}}: the service fails ({said})", _AGAIN
     if reply.status < 400:
-        return Invalid, "wrong-endpoint", f"{{what}} is served elsewhere ({reply.status} {said})", "AWS_ENDPOINT_URL"
-    return Invalid, "refused", f"{{what}}: the service refuses this ({reply.status} {said})", ""
+        return Invalid, "wrong-endpoint", f"{{what}} is served elsewhere ({said})", "AWS_ENDPOINT_URL"
+    return Invalid, "refused", f"{{what}}: the service refuses this ({said})", ""

@@ -152,11 +152,11 @@ class Connection:
 
     def wait(self, waits: bool) -> None:
         """Make the socket wait for the network, or not."""
-        self.sock.setblocking(waits)
+        self.sock.settimeout((self.address.timeout_s if self.address.tls else None) if waits else 0)
 
     def alive(self) -> bool:
         """Whether an idle connection is worth using again."""
-        if self._hi != self._lo:
+        if self.begun():
             return False
         if self.address.tls:
             return time.monotonic() - self.used < _IDLE_TLS_S
@@ -238,7 +238,7 @@ class Connection:
             raise self._ours(exc) from exc
 
     def _ours(self, exc: OSError) -> Exception:
-        if isinstance(exc, BlockingIOError) or self.wants(exc):
+        if isinstance(exc, TimeoutError) or self.wants(exc):
             return self.address.hangs()
         return CutError(f"{self.address}: {exc.strerror or exc}")
 
@@ -257,6 +257,10 @@ class Connection:
         got: int = self.sock.recv_into(self._view[self._hi :])
         self._hi += got
         return got
+
+    def begun(self) -> bool:
+        """Whether a part of the next reply has come."""
+        return self._head is not None or self._hi != self._lo
 
     def pending(self) -> int:
         """Bytes that TLS has decrypted already, which a poll does not show."""
@@ -390,7 +394,8 @@ def _connected(address: Address) -> Any:
         limit = struct.pack("ll", int(address.timeout_s), int(address.timeout_s % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-        sock.settimeout(None)
+        # OpenSSL reads again when the kernel's limit is over, for ever: there the limit is Python's own.
+        sock.settimeout(address.timeout_s if address.tls else None)
     except BaseException:
         sock.close()
         raise

@@ -34,7 +34,7 @@ _STALE = 8  # kept connections that may turn out to be closed before a cut count
 class Job:
     """One request.  `target` is a quoted path, `args` a query, `headers` sorted pairs in lower case."""
 
-    __slots__ = ("alone", "args", "body", "headers", "i", "key", "method", "size", "target", "tries")
+    __slots__ = ("alone", "args", "body", "headers", "i", "key", "method", "sent", "size", "target", "tries")
 
     def __init__(
         self,
@@ -52,7 +52,9 @@ class Job:
         self.i, self.key = i, key  # the caller's
         self.size = size
         """Bytes of body expected with status 200; the reply is cut off well beyond."""
+        self.sent = 0
         self.tries = 0
+        """Failed attempts that count."""
         self.alone = False
         """To be sent with no other request ahead or behind."""
 
@@ -143,8 +145,8 @@ class Wire:
         length = -1 if body is None else len(body)
         head = self._signer.head(job.method, job.target, job.args, job.headers, length)
         self.requests += 1
-        if job.tries:
-            self.again += 1
+        self.again += job.sent > 0
+        job.sent += 1
         if not body:
             return [memoryview(head)]
         return [memoryview(head + body)] if length <= _JOIN else [memoryview(head), memoryview(body)]

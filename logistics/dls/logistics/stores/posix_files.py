@@ -1,0 +1,96 @@
+"""Single files and folders of a POSIX file system: their stamps, entries, bytes and attributes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as st
+import struct
+
+from dls.logistics import digest as digests
+from dls.logistics import names
+from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry
+from dls.logistics.errors import Conflict
+from dls.logistics.stores.posix_calls import umask
+from dls.logistics.stores.posix_errors import ours
+
+_STAMP = struct.Struct("<4q").pack
+
+
+def stamp_of(info: os.stat_result) -> bytes:
+    """Inode, size, mtime_ns, ctime_ns: 32 bytes.  A folder's times change with what is in it, so it has none."""
+    if st.S_ISDIR(info.st_mode):
+        return _STAMP(info.st_ino, 0, 0, info.st_mode)
+    return _STAMP(info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def changed(where: str, key: bytes, expected: int, found: int) -> Conflict:
+    """The error of a file whose length is not the listed one."""
+    return Conflict(
+        f"{where}/{names.show(key)} has {found if found <= expected else 'more than ' + str(expected)} bytes, "
+        f"{expected} were expected: it changed at the source",
+        code="source-changed",
+        store=where,
+        key=names.show(key),
+        remedy="wait until nobody writes there, then register it again with dls catalogue add",
+    )
+
+
+def entry_of(key: bytes, path: bytes, info: os.stat_result, where: str) -> Entry:
+    kind, mode = st.S_IFMT(info.st_mode), st.S_IMODE(info.st_mode)
+    if kind == st.S_IFREG:
+        return Entry(key, FILE, info.st_size, digests.UNKNOWN, mode, info.st_mtime_ns)
+    if kind == st.S_IFDIR:
+        return Entry(key, FOLDER, 0, digests.UNKNOWN, mode, info.st_mtime_ns)
+    if kind == st.S_IFLNK:
+        return Entry(key, LINK, 0, digests.UNKNOWN, NO_MODE, info.st_mtime_ns, os.readlink(path))
+    raise ours(OSError(errno.ENXIO, "special file"), where, key)
+
+
+def check_regular(info: os.stat_result, where: str, key: bytes) -> None:
+    if not st.S_ISREG(info.st_mode):
+        number = errno.EISDIR if st.S_ISDIR(info.st_mode) else errno.ENXIO
+        raise ours(OSError(number, "not a file"), where, key)
+
+
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def dress(fd: int, mode: int, mtime_ns: int) -> None:
+    """Set what the creation of the file could not: bits hidden by the umask, special bits, the time."""
+    if mode != NO_MODE and (mode & umask() or mode & ~0o777 or not mode & 0o200):
+        os.fchmod(fd, mode)
+    if mtime_ns != NO_TIME:
+        os.utime(fd, ns=(mtime_ns, mtime_ns))
+
+
+def make_folder(path: bytes, entry: Entry) -> None:
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        if not st.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+            os.mkdir(path)
+    if entry.mode != NO_MODE:
+        os.chmod(path, entry.mode)
+    if entry.mtime_ns != NO_TIME:
+        os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
+
+
+def open_up(root: bytes) -> None:
+    """Give every folder back the rights that removing what is in it takes."""
+    os.chmod(root, 0o700)
+    with os.scandir(root) as found:
+        below = [one.path for one in found if one.is_dir(follow_symlinks=False)]
+    for one in below:
+        open_up(one)
+
+
+def same_file(first: bytes, second: bytes) -> bool:
+    try:
+        return os.path.samestat(os.lstat(first), os.lstat(second))
+    except FileNotFoundError:
+        return False
