@@ -5,7 +5,7 @@ PY := .venv/bin/python
 # Reports, caches and build results go to build/; nothing else in the checkout is written.
 SOURCES := logistics catalogue fuse madpp cli tests
 
-.PHONY: help setup demo test check format bench faults clean
+.PHONY: help setup compiled demo test check format bench faults clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,11 +30,15 @@ format: setup ## rewrite the sources in our format, apply safe fixes
 	$(PY) -m ruff check --fix-only $(SOURCES)
 	$(PY) -m ruff format $(SOURCES)
 
-bench: setup ## every bench, reduced, beside its peers; results in build/bench/
+bench: setup compiled ## every bench, reduced, beside its peers; results in build/bench/
 	$(PY) tests/bench/run.py --reduced
 
-bench-%: setup ## one bench at full size: bench-transfer, …
+bench-%: setup compiled ## one bench at full size: bench-transfer, …
 	$(PY) tests/bench/run.py --only $*
+
+# As an installed package is: some environments forbid Python to keep what it compiled.
+compiled:
+	@$(PY) -m compileall -q $(filter-out tests,$(SOURCES))
 
 faults: setup ## every kill and fault, a new seed each time (repeat one with DLS_SEED=N)
 	DLS_FAULTS=full $(PY) -m pytest -m fault

@@ -193,6 +193,20 @@ def test_a_late_writer_cannot_reach_the_next_buffer(buffers: Buffers, tmp_path: 
     assert b"late" not in {e.path.rpartition(b"/")[2] for e in store.below(again.root).list()}
 
 
+@spec("BUFFER-14")
+def test_a_late_writer_does_not_stop_the_freeing(buffers: Buffers, tmp_path: Path) -> None:
+    """It made the folder again between a crash and the next attempt: what was moved away goes, its bytes stay."""
+    store = PosixStore(tmp_path / "scratch")
+    buffer = filled(buffers, store)
+    step = buffers.release(buffer.id, "ada")
+    assert step is not None
+    store.move([(step.buffer.root, step.trash)])
+    store.write(buffer.root + b"/late", [b"x"])
+    free(store, step)
+    assert not store.below(step.trash).exists()
+    assert [e.path for e in store.list()] == [b"dls/other/file", buffer.root + b"/late"]
+
+
 FREE = (
     HEAD
     + """

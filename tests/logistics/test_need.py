@@ -155,6 +155,21 @@ def test_an_overtaken_holder_is_refused(needs: Needs, tmp_path: Path) -> None:
     assert (need.result, need.error) == ({"by": "run2"}, {})
 
 
+@spec("NEED-9")
+def test_lock_files_go_with_their_needs(needs: Needs, tmp_path: Path) -> None:
+    late = needs.claim(b"content", "scratch/default", "run2")
+    with needs.claim(b"content", "scratch/default", "run1") as claim:
+        assert len(os.listdir(tmp_path / "locks")) == 1
+        claim.finish({})
+    assert os.listdir(tmp_path / "locks") == []
+    late.wait()
+    assert late.done
+    assert os.listdir(tmp_path / "locks") == []
+    with needs.claim(b"content", "scratch/default", "run3") as claim:
+        claim.failed({})
+    assert os.listdir(tmp_path / "locks") == []
+
+
 @spec("NEED-6")
 def test_processes_of_one_run_wait_for_each_other_too(needs: Needs) -> None:
     """The same run started twice: the first fails and leaves nobody else on record, the second still gets its turn."""

@@ -13,7 +13,7 @@ from typing import Any
 from dls.logistics import digest as digests
 from dls.logistics import names
 from dls.logistics.entry import FILE, Entry
-from dls.logistics.errors import NotFound
+from dls.logistics.errors import Corrupt, NotFound
 from dls.logistics.segment import Segment, cut, entries_of
 
 Load = Callable[[bytes], Segment]
@@ -96,7 +96,9 @@ class Manifest:
 
 
 def decode_refs(data: bytes) -> tuple[SegmentRef, ...]:
-    """What `encode_refs` wrote."""
+    """What `encode_refs` wrote; Corrupt where the length is wrong."""
+    if len(data) % _REF.size:
+        raise Corrupt(f"{len(data)} bytes are no list of segments", code="bad-segment")
     return tuple(SegmentRef(*row) for row in _REF.iter_unpack(data))
 
 

@@ -75,7 +75,7 @@ def parse(text: str, cwd: str = "") -> Url:
 
 
 def _local(text: str, cwd: str, *, escaped: bool = False) -> Url:
-    if not text or "\0" in text:
+    if not text or "\0" in text or (escaped and b"\0" in names.read(text)):
         raise Invalid("an empty path", code="bad-url", remedy=_FORMS)
     if not text.startswith("/"):
         if not cwd:

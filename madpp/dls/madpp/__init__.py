@@ -1,1 +1,1 @@
-"""Madpp owns intent: plans, their proofs, the actions that carry them out, and the runs."""
+"""madpp: decides what happens to data: plans, proofs, actions, runs."""

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from dls.logistics import digest as digests
 from dls.logistics import ids, names
 from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry
 from dls.logistics.errors import DlsError, Invalid
@@ -235,9 +236,15 @@ class PosixStore:
             raise Invalid(f"{names.show(entry.path)} is a file, not something to make", code="not-made")
 
     def _place(self, path: bytes, create: Callable[[bytes], None]) -> None:
-        """Create something beside its name and rename it there."""
-        beside = path[: path.rfind(b"/") + 1] + names.HIDDEN + b"new-" + ids.ulid().encode()
-        create(beside)
+        """Create something beside its name and rename it there.  The name beside is derived from the name: what a
+        killed run left there is replaced, not left over for ever."""
+        cut = path.rfind(b"/") + 1
+        beside = path[:cut] + names.HIDDEN + b"made-" + digests.of(path[cut:]).hex()[:32].encode()
+        try:
+            create(beside)
+        except FileExistsError:
+            os.unlink(beside)
+            create(beside)
         try:
             self._over(beside, path)
         except BaseException:

@@ -53,6 +53,12 @@ class SpaceRules(BufferHooks):
         assert first.expires in error.remedy
         assert all(word in error.remedy for word in ("release", "renew", "--to"))
         assert "scratch/default" in error.message
+        world.buffers.filling(first.id)
+        world.clock.advance(1.5 * DAY)
+        error = world.unchanged(lambda: world.reserve(200_000), Unavailable, "no-space-in-buffer")
+        assert error.facts["soonest_expiry"] != first.expires, (
+            "that lease has ended, nothing is freed by waiting for it"
+        )
         error = world.unchanged(lambda: world.reserve(2_000_000), Unavailable, "no-space-in-buffer")
         assert "larger than the whole storage" in error.remedy
 
@@ -270,8 +276,19 @@ class LeaseRules(BufferHooks):
         world.reserve(content=b"c", user="cat", lifetime_s=9 * DAY)
         world.buffers.mark_clean(buffer.id, "replica:1")
         assert world.buffers.release(buffer.id, "ada") is None
-        world.clock.advance(2 * DAY)
-        step = world.buffers.release(buffer.id, "cat")
+        world.reserve(content=b"c", user="dan", lifetime_s=9 * DAY)
+        world.clock.advance(DAY - 1)
+        assert world.buffers.release(buffer.id, "dan") is None
+        world.clock.advance(7 * DAY)
+        world.buffers.renew(buffer.id, "bob", 1)
+        world.reserve(content=b"c", user="dan")
+        assert world.buffers.release(buffer.id, "cat") is None
+        world.buffers.renew(buffer.id, "dan", 2)
+        assert not world.buffers.expire()
+        assert world.buffers.release(buffer.id, "dan") is None, "the lease of bob runs for one more second"
+        world.reserve(content=b"c", user="dan")
+        world.clock.advance(1)
+        step = world.buffers.release(buffer.id, "dan")
         assert step is not None, "the lease of bob has ended"
         assert step.buffer.state is State.FREEING
 

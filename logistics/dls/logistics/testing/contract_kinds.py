@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from dls.logistics import names
 from dls.logistics import url as urls
 from dls.logistics.digest import UNKNOWN
 from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry
 from dls.logistics.errors import Conflict, Exists, Invalid, NotFound, Unsupported
 from dls.logistics.store import Can, Item, Store, Upload
-from dls.logistics.testing.contract_hooks import StoreHooks, body, files, get, put_all, write_parts
+from dls.logistics.testing.contract_hooks import Boom, StoreHooks, body, failing, files, get, put_all, write_parts
 from dls.logistics.testing.spec import spec
 
 _TIME = 1_234_567_890_123_456_789
+_YEAR_2020 = 1_577_836_800_000_000_000
 _TIMES = (0, 1, _TIME, -1_000_000_001)
-_MODES = (0o644, 0o600, 0o755, 0o440, 0o777, 0o2750, 0o400)
+_MODES = (0o644, 0o600, 0o755, 0o440, 0o777, 0o2750, 0o400, 0o1755, 0o4711, 0o1600)
 
 
 class KindRules(StoreHooks):
@@ -47,6 +49,14 @@ class KindRules(StoreHooks):
         plain = store.stat(b"plain").entry
         assert (plain.mode == NO_MODE) != self.keeps.modes
         assert (plain.mtime_ns == NO_TIME) != self.keeps.mtimes
+        assert not self.keeps.mtimes or plain.mtime_ns > _YEAR_2020, "by default the time of writing"
+        assert next(store.put([Item(0, b"put", b"x")])).error is None
+        if Can.UPLOAD in self.can:
+            write_parts(store, b"parts", b"x")
+        for key in (b"put", b"parts")[: 1 + (Can.UPLOAD in self.can)]:
+            entry = store.stat(key).entry
+            assert entry.mode == plain.mode, "without a given mode, each way of writing gives the same"
+            assert entry.mtime_ns >= plain.mtime_ns - 10**9
 
     @spec("STORE-19")
     def test_kinds_that_are_not_kept_are_refused(self, store: Store) -> None:
@@ -88,10 +98,13 @@ class KindRules(StoreHooks):
             assert entry.mtime_ns == (_TIME if self.keeps.mtimes else NO_TIME)
             assert store.stat(key).entry == entry
             assert store.stamps([key])[0]
+            assert store.stat(key).stamp == store.stamps([key])[0]
             with pytest.raises((Conflict, NotFound)):
                 get(store, key)
         store.make([Entry(b"d/1", LINK, target=b"changed"), Entry(b"d/file2", LINK, target=b"file")])
         assert store.stat(b"d/1").entry.target == b"changed"
+        assert not self.keeps.mtimes or store.stat(b"d/1").entry.mtime_ns != _TIME
+        assert store.stat(b"d/1").entry.mtime_ns >= NO_TIME
         store.write(b"d/file2", [b"a file now"])
         assert get(store, b"d/file") == b"content", "a write replaces a link, never what it points to"
         assert store.stat(b"d/file2").entry.kind == FILE
@@ -119,9 +132,17 @@ class KindRules(StoreHooks):
                 assert found[entry.path].mode == (entry.mode if self.keeps.modes else NO_MODE)
         paths = [e.path for e in store.list()]
         assert paths == sorted(paths)
-        assert store.stat(b"used").entry.kind == FOLDER
+        used = store.stat(b"used").entry
+        assert (used.path, used.kind, used.size, used.target) == (b"used", FOLDER, 0, b"")
         with pytest.raises((Conflict, NotFound)):
             get(store, b"empty")
+        store.write(b"was/file", [b"x"])
+        store.make([Entry(b"was/file", FOLDER)])
+        assert store.stat(b"was/file").entry.kind == FOLDER, "a folder replaces a file"
+        with pytest.raises(Conflict):
+            store.make([Entry(b"was", LINK, target=b"x")])
+        store.delete(b"was/file")
+        store.delete(b"was")
         store.delete(b"empty")
         store.write(b"z", [b"a file"])
         assert [e.path for e in store.list() if e.kind == FOLDER] == [b"deep/er", b"odd", b"private"]
@@ -136,6 +157,8 @@ class KindRules(StoreHooks):
             store.make([Entry(b"a", FILE, 6, target=b"h/b"), Entry(b"h/c", FILE, 6, target=b"h/b")])
         groups = {e.path: e.target for e in store.list()}
         assert groups == {b"a": b"", b"h/b": b"a", b"h/c": b"a", b"h/z": b""}, "the first name stands for the group"
+        if self.raw:
+            assert self.raw_keys() == sorted(groups), "and nothing else is left beside them"
         assert {e.path: e.target for e in store.list(b"h")} == {b"h/b": b"", b"h/c": b"h/b", b"h/z": b""}
         assert [get(store, k) for k in groups] == [b"shared", b"shared", b"shared", b"alone"]
         assert store.stat(b"h/c").entry.mode == (0o640 if self.keeps.modes else NO_MODE)
@@ -180,6 +203,9 @@ class KindRules(StoreHooks):
         address = urls.parse(store.url)
         assert str(address) == store.url
         assert part.url == str(address.below(b"p q/\xc3\xa9"))
+        with pytest.raises(Boom):
+            part.write(b"k", failing(b"not staged, so nothing changes"))
+        assert get(part, b"k") == b"in"
         deeper = part.below(b"a").below(b"b")
         put_all(deeper, {b"x": b"1", b"y/z": b"2"})
         assert files(store, b"p q/\xc3\xa9/a") == [b"p q/\xc3\xa9/a/b/x", b"p q/\xc3\xa9/a/b/y/z"]
@@ -260,8 +286,9 @@ class KindRules(StoreHooks):
             with pytest.raises(Exists):
                 store.move([(first, second)])
         for first, second in ((b"d", b"e"), (b"f", b"e"), (b"d", b"f")):
-            with pytest.raises(Conflict):
+            with pytest.raises(Conflict) as told:
                 store.move([(first, second)], over=True)
+            assert told.value.facts["key"] == names.show(second)
         assert {k: get(store, k) for k in files(store)} == {b"f": b"1", b"g": b"2", b"d/x": b"3", b"e/y": b"4"}
         store.move([(b"f", b"g"), (b"g", b"new/h"), (b"d", b"new/d")], over=True)
         assert {k: get(store, k) for k in files(store)} == {b"new/h": b"1", b"new/d/x": b"3", b"e/y": b"4"}

@@ -36,20 +36,22 @@ class Around:
         """This wrapper around a part of the store."""
         return type(self)(inner)
 
-    def step(self, verb: str, key: bytes = b"") -> None:
-        """One operation begins; an error raised here is its outcome."""
+    def step(self, verb: str, key: bytes = b"") -> bool:
+        """One operation begins; an error raised here is its outcome.  Returns whether `after` or `cut` shall act."""
+        return False
 
-    def after(self, verb: str) -> None:
-        """The operation that this thread began last has done its work."""
+    def after(self, verb: str, key: bytes) -> None:
+        """The operation that was chosen has done its work."""
 
-    def cut(self, verb: str, data: Body) -> tuple[Body, bool]:
-        """The bytes that pass, and whether they are the last ones."""
-        return data, False
+    def cut(self, verb: str, data: Body) -> Body:
+        """What passes of the bytes that were chosen; what is cut is their end."""
+        return data
 
     def _done(self, verb: str, key: bytes, call: Callable[[], Any]) -> Any:
-        self.step(verb, key)
+        chosen = self.step(verb, key)
         answer = call()
-        self.after(verb)
+        if chosen:
+            self.after(verb, key)
         return answer
 
     def stat(self, key: bytes) -> Stat:
@@ -71,10 +73,9 @@ class Around:
 
     def _chunks(self, verb: str, key: bytes, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
-            self.step(verb, key)
-            data, last = self.cut(verb, chunk)
-            yield bytes(data) if last else chunk
-            if last:
+            passed = self.cut(verb, chunk) if self.step(verb, key) else chunk
+            yield bytes(passed) if passed is not chunk else chunk
+            if len(passed) < len(chunk):
                 return
 
     def write(self, key: bytes, chunks: Iterable[bytes], *, mode: int = NO_MODE, mtime_ns: int = NO_TIME) -> bytes:
@@ -96,8 +97,8 @@ class Around:
     def _fetched(self, answers: Iterator[Got], keys: dict[int, bytes]) -> Iterator[Got]:
         for got in answers:
             try:
-                self.step("fetch.item", keys[got.i])
-                yield got if got.error else got._replace(body=self.cut("fetch.item", got.body)[0])
+                chosen = self.step("fetch.item", keys[got.i])
+                yield got._replace(body=self.cut("fetch.item", got.body)) if chosen else got
             except Planted as error:
                 yield Got(got.i, b"", error)
 
@@ -208,11 +209,9 @@ class _Plan:
         self.lock = threading.Lock()
         self.open = threading.Event()
         self.hanging = threading.Event()
-        self.mine = threading.local()
 
     def next(self, verb: str) -> bool:
         """Count one operation; whether it is the one to fail."""
-        self.mine.hit = False
         if self.verbs and verb not in self.verbs:
             return False
         with self.lock:
@@ -220,7 +219,6 @@ class _Plan:
             hit = self.count == self.at or (self.lasting and 0 < self.at < self.count)
             if hit:
                 self.fired = verb
-        self.mine.hit = hit
         return hit
 
 
@@ -269,25 +267,25 @@ class Faulty(Around):
     def part_of(self, inner: Store) -> Faulty:
         return Faulty(inner, self._plan.at, self._plan.what, plan=self._plan)
 
-    def step(self, verb: str, key: bytes = b"") -> None:
+    def step(self, verb: str, key: bytes = b"") -> bool:
         plan = self._plan
         if not plan.next(verb):
-            return
+            return False
         if plan.what == "hang":
             plan.hanging.set()
             plan.open.wait()
         if plan.what in ("error", "hang") or (plan.what == "lost" and verb.endswith(".item")):
             raise Planted(verb, key)
+        return True
 
-    def after(self, verb: str) -> None:
-        if self._plan.what == "lost" and getattr(self._plan.mine, "hit", False):
-            raise Planted(verb, b"")
+    def after(self, verb: str, key: bytes) -> None:
+        if self._plan.what == "lost":
+            raise Planted(verb, key)
 
-    def cut(self, verb: str, data: Body) -> tuple[Body, bool]:
-        short = self._plan.what == "short" and verb in ("read.chunk", "upload.chunk", "fetch.item")
-        if short and getattr(self._plan.mine, "hit", False):
-            return data[: len(data) // 2], True
-        return data, False
+    def cut(self, verb: str, data: Body) -> Body:
+        if self._plan.what == "short" and verb in ("read.chunk", "upload.chunk", "fetch.item"):
+            return data[: len(data) // 2]
+        return data
 
 
 class Recording(Around):
@@ -300,8 +298,9 @@ class Recording(Around):
     def part_of(self, inner: Store) -> Recording:
         return Recording(inner, self.log)
 
-    def step(self, verb: str, key: bytes = b"") -> None:
+    def step(self, verb: str, key: bytes = b"") -> bool:
         self.log.append((verb, key))
+        return False
 
 
 class Slow(Around):
@@ -315,5 +314,6 @@ class Slow(Around):
     def part_of(self, inner: Store) -> Slow:
         return Slow(inner, self.delay)
 
-    def step(self, verb: str, key: bytes = b"") -> None:
+    def step(self, verb: str, key: bytes = b"") -> bool:
         self._never.wait(self.delay)
+        return False

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -42,7 +44,8 @@ class _Spool:
     def __init__(self, folder: Path | None) -> None:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed when nobody refers to it
+        self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by the next line
+        weakref.finalize(self, self._file.close)  # when nobody wants the listing any more
         self._at: dict[bytes, tuple[int, int, int, int]] = {}
         self._lock = threading.Lock()
 
@@ -77,8 +80,8 @@ def listed(
     the listing.  NotFound where nothing lies there; Conflict where it changes meanwhile."""
     kept, refs = _Spool(spool), list[SegmentRef]()
     found: Iterable[Entry] = source.list(only)
-    if only:
-        found = (e for e in found if e.path == only)
+    if only:  # sorted: the name itself precedes all that begin with it
+        found = (e for e in islice(found, 1) if e.path == only)
     for segment in cut(found):
         stamps = source.stamps(segment.paths)
         if b"" in stamps:

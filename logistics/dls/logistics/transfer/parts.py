@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dls.logistics import digest as digests
@@ -12,7 +12,7 @@ from dls.logistics import names
 from dls.logistics.entry import Entry
 from dls.logistics.errors import Conflict, Corrupt
 from dls.logistics.store import Store, Upload
-from dls.logistics.transfer.log import Log
+from dls.logistics.transfer.log import Log, blocks_of
 from dls.logistics.transfer.progress import Progress
 from dls.logistics.transfer.threads import together
 
@@ -26,90 +26,97 @@ class Large:
 
     source: Store
     entry: Entry
-    where: tuple[int, int]
-    """(segment, ordinal), its name in the log."""
+    i: int
+    """Its ordinal, its name in the log."""
     log: Log
     progress: Progress
     alive: Alive
     upload: Upload | None = None
     """None: only hash it."""
     streams: int = 1
+    _counted: int = 0
+    _blocks: dict[int, list[bytes]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> tuple[bytes, bytes]:
         """Bring all parts; returns (digest, block digests).  Corrupt where the bytes are not the wanted ones."""
-        known = self.entry.digest != digests.UNKNOWN
-        size = self.entry.size
-        part = self.upload.part if self.upload else digests.BLOCK
-        count = -(-size // part)
-        whole = None if known and self.entry.blocks else _InOrder(size)
-        blocks = self.entry.blocks
+        try:
+            return self._run()
+        except BaseException:
+            self.progress.moved(-self._counted)
+            raise
+
+    def _run(self) -> tuple[bytes, bytes]:
+        entry = self.entry
+        part = self.upload.part if self.upload is not None else digests.BLOCK
+        count = -(-entry.size // part)
+        whole = None if entry.digest != digests.UNKNOWN and entry.blocks else _InOrder()
         turn = iter(range(count))
-        lock = threading.Lock()
 
         def work(stop: threading.Event) -> None:
             while not stop.is_set():
                 self.alive()
-                with lock:
+                with self._lock:
                     number = next(turn, None)
                 if number is None:
                     return
                 data = self._part(number, part, need=whole is not None)
-                if whole is not None:
+                if whole is not None and data is not None:
                     whole.feed(number, data, self.alive, stop)
 
         together(work, min(self.streams, count))
         if whole is None:
-            return self.entry.digest, blocks
-        digest, blocks = whole.hasher.digest(), whole.hasher.blocks()
-        if known and digest != self.entry.digest:
-            self.log.forget(*self.where)
-            raise differs(self.source.url, self.entry)
-        return digest, blocks
+            return entry.digest, entry.blocks
+        digest = whole.hasher.digest()
+        if entry.digest not in (digests.UNKNOWN, digest):
+            raise differs(self.source.url, entry)
+        found = b"".join(one for number in range(count) for one in self._blocks[number])
+        return digest, found if entry.size > digests.BIG else b""
 
     def _part(self, number: int, part: int, *, need: bool) -> bytearray | None:
         """Settle one part; its bytes where the caller needs them."""
         start = number * part
         stop = min(start + part, self.entry.size)
-        expected = self._expected(number, part, stop - start)
+        expected = self._expected(start, stop)
         there: Iterator[bytes] | bool = False
         if self.upload is not None and expected is not None:
-            there = self.upload.back(number, self.log.parts(*self.where).get(number, ""))
+            there = self.upload.back(number, self.log.part(self.i, number))
+        if there is True and not need:
+            self._count(stop - start)
+            return None
         if not isinstance(there, bool):
             data = self._gather(there, stop - start)
             if data is not None and _blocks(data) == expected:
-                self.progress.bytes += len(data)
-                return data if need else None
-            there = False
-        if there and not need:
-            self.progress.bytes += stop - start
-            return None
+                self._blocks[number] = expected
+                self._count(len(data))
+                return data
+        return self._bring(number, start, stop, expected if there is True else None)
+
+    def _bring(self, number: int, start: int, stop: int, there: list[bytes] | None) -> bytearray:
+        """Fetch one part and write it, unless the target proved that it holds the blocks `there`."""
         data = self._fetch(start, stop)
-        found = _blocks(data)
-        if self.entry.blocks and found != self._wanted(number, part, stop - start):
+        found = self._blocks[number] = _blocks(data)
+        if self.entry.blocks and found != self._wanted(start, stop):
             raise differs(self.source.url, self.entry)
-        if self.upload is not None and not (there and found == expected):
+        if self.upload is None:
+            return data
+        if found != there:
             receipt = self.upload.write(number, data)
             if receipt:
-                self.log.add_part(*self.where, number, receipt)
-        if self.upload is not None and not self.entry.blocks:
-            first = start // digests.BLOCK
-            for k, one in enumerate(found):
-                self.log.add_block(*self.where, first + k, one)
+                self.log.add_part(self.i, number, receipt)
+        if not self.entry.blocks:
+            self.log.add_blocks(self.i, start // digests.BLOCK, found)
         return data
 
-    def _wanted(self, number: int, part: int, length: int) -> list[bytes]:
-        first = number * part // digests.BLOCK
-        last = first + -(-length // digests.BLOCK)
+    def _wanted(self, start: int, stop: int) -> list[bytes]:
+        first, last = start // digests.BLOCK, -(-stop // digests.BLOCK)
         return [self.entry.blocks[32 * k : 32 * k + 32] for k in range(first, last)]
 
-    def _expected(self, number: int, part: int, length: int) -> list[bytes] | None:
+    def _expected(self, start: int, stop: int) -> list[bytes] | None:
         """The block digests that a part must have, as the manifest or else the log knows them; None if neither."""
         if self.entry.blocks:
-            return self._wanted(number, part, length)
-        first = number * part // digests.BLOCK
-        seen = self.log.blocks(*self.where)
-        found = [seen.get(k) for k in range(first, first + -(-length // digests.BLOCK))]
-        return [b for b in found if b is not None] if None not in found else None
+            return self._wanted(start, stop)
+        return self.log.blocks(self.i, start // digests.BLOCK, blocks_of(stop - start))
 
     def _gather(self, chunks: Iterator[bytes], length: int) -> bytearray | None:
         buffer, at = bytearray(length), 0
@@ -123,30 +130,36 @@ class Large:
         return buffer if at == length else None
 
     def _fetch(self, start: int, stop: int) -> bytearray:
+        """The bytes of one part; of the last one a byte more is asked for, so that a longer file is found out."""
         self.progress.requests += 1
+        more = stop == self.entry.size
         buffer, at = bytearray(stop - start), 0
-        for chunk in self.source.read(self.entry.path, start, stop):
+        for chunk in self.source.read(self.entry.path, start, stop + 1 if more else stop):
             if at + len(chunk) > len(buffer):
-                raise _short(self.source.url, self.entry, "more")
+                raise _length(self.source.url, self.entry, "more")
             buffer[at : at + len(chunk)] = chunk
             at += len(chunk)
-            self.progress.bytes += len(chunk)
-            self.progress.ticks += 1
+            self._count(len(chunk))
             self.alive()
         if at != len(buffer):
-            raise _short(self.source.url, self.entry, "fewer")
+            raise _length(self.source.url, self.entry, "fewer")
         return buffer
+
+    def _count(self, length: int) -> None:
+        with self._lock:
+            self._counted += length
+        self.progress.moved(length)
 
 
 class _InOrder:
     """One hasher that several streams feed, each when its turn has come; a stream waits with one part at most."""
 
-    def __init__(self, size: int) -> None:
-        self.hasher = digests.Hasher(size)
+    def __init__(self) -> None:
+        self.hasher = digests.Hasher(0)  # of the whole: each stream hashes its own blocks
         self._next = 0
         self._ready = threading.Condition()
 
-    def feed(self, number: int, data: bytearray | None, alive: Alive, stop: threading.Event) -> None:
+    def feed(self, number: int, data: bytearray, alive: Alive, stop: threading.Event) -> None:
         """Hash one part when all before it are hashed."""
         with self._ready:
             while self._next != number:
@@ -154,8 +167,7 @@ class _InOrder:
                     return
                 self._ready.wait(0.2)
                 alive()
-        if data is not None:
-            self.hasher.update(memoryview(data))
+        self.hasher.update(memoryview(data))
         with self._ready:
             self._next = number + 1
             self._ready.notify_all()
@@ -180,7 +192,7 @@ def differs(where: str, entry: Entry) -> Corrupt:
     )
 
 
-def _short(where: str, entry: Entry, word: str) -> Conflict:
+def _length(where: str, entry: Entry, word: str) -> Conflict:
     return Conflict(
         f"{where}/{names.show(entry.path)} gave {word} bytes than the {entry.size} that were listed",
         code="source-changed",

@@ -12,6 +12,7 @@ from dls.logistics.errors import Unsupported
 from dls.logistics.names import Names
 from dls.logistics.segment import Segment
 from dls.logistics.store import SMALL, Keeps
+from dls.logistics.transfer.inodes import Inodes
 from dls.logistics.transfer.receipt import Receipt
 
 SHOWN = 20
@@ -29,6 +30,7 @@ class Survey:
     allocated: int = 0
     """Bytes that the target will allocate, by its block size."""
     inodes: int = 0
+    """Files, links and folders that the target will make, without its root."""
     largest: int = 0
     lost: dict[str, int] = field(default_factory=dict)
     """What the target does not keep, by word: links, empty folders, modes, times, hard links."""
@@ -69,25 +71,33 @@ class Survey:
 
 
 def survey(segments: Iterable[Segment], keeps: Keeps, held: Names, room: int, block: int) -> Survey:
-    """Count what is wanted and what the target would lose or refuse; `room` is taken by its root, `block` is its grain."""
-    out = Survey()
-    limited = bool(held.key_bytes or held.part_bytes or held.utf8 or held.forbidden or not held.dots)
+    """Count what is wanted and what the target would lose or refuse; `room` bytes are taken by its root, `block` bytes
+    are its grain."""
+    out, inodes = Survey(), Inodes(keeps)
     for segment in segments:
         out.entries += len(segment)
+        inodes.add(segment)
         out.files += segment.kinds.count(FILE)
         _sizes(out, segment, keeps, block)
         _lost(out, segment, keeps)
-        if not limited:
-            continue
-        for i, path in enumerate(segment.paths):
-            if segment.kinds[i] not in keeps.kinds:
-                continue
-            why = held.refuses(path, room)
-            if why:
-                out.refusals += 1
-                if len(out.refused) < SHOWN:
-                    out.refused.append((path, why))
+        _refused(out, segment, keeps, held, room)
+    out.inodes = inodes.count
     return out
+
+
+def _refused(out: Survey, segment: Segment, keeps: Keeps, held: Names, room: int) -> None:
+    longest = max(map(len, segment.paths), default=0)
+    shortest_limit = min(held.part_bytes or longest, (held.key_bytes or longest + room) - room)
+    if longest <= shortest_limit and not held.utf8 and not held.forbidden and held.dots:
+        return  # only lengths are limited here, and none comes near
+    for i, path in enumerate(segment.paths):
+        if segment.kinds[i] not in keeps.kinds:
+            continue
+        why = held.refuses(path, room)
+        if why:
+            out.refusals += 1
+            if len(out.refused) < SHOWN:
+                out.refused.append((path, why))
 
 
 def _sizes(out: Survey, segment: Segment, keeps: Keeps, block: int) -> None:
@@ -96,8 +106,7 @@ def _sizes(out: Survey, segment: Segment, keeps: Keeps, block: int) -> None:
         sizes = [0 if i in segment.targets else size for i, size in enumerate(segment.sizes)]
     out.size += sum(sizes)
     out.largest = max(out.largest, max(sizes, default=0))
-    out.allocated += sum(-(-size // block) for size in sizes) * block
-    out.inodes += len(segment)
+    out.allocated += sum(sizes) if block == 1 else sum(-(-size // block) for size in sizes) * block
 
 
 def _lost(out: Survey, segment: Segment, keeps: Keeps) -> None:
@@ -182,9 +191,8 @@ def sort(segment: Segment, keeps: Keeps) -> Sorts:
     """Which entries travel how."""
     small, large, made, left = list[int](), list[int](), list[int](), list[int]()
     kinds, sizes, targets = segment.kinds, segment.sizes, segment.targets
-    if not targets and FOLDER not in kinds and LINK not in kinds:
-        if max(sizes, default=0) <= SMALL:
-            return Sorts(list(range(len(segment))), large, made, left)
+    if not targets and FOLDER not in kinds and LINK not in kinds and max(sizes, default=0) <= SMALL:
+        return Sorts(list(range(len(segment))), large, made, left)
     for i, kind in enumerate(kinds):
         if kind not in keeps.kinds:
             left.append(i)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
 class Progress:
-    """Raised by the transfer, read by whoever draws; no locks: a shown figure may be one batch old."""
+    """Raised by the transfer, read by whoever draws; a shown figure may be one batch old."""
 
     phase: str = "looking"
-    """looking, hashing, copying, syncing, publishing, done."""
+    """looking, checking, hashing, copying, linking, publishing, done."""
     files_total: int = 0
     bytes_total: int = 0
     files: int = 0
@@ -23,3 +26,32 @@ class Progress:
     """Bodies asked of the source."""
     ticks: int = field(default=0, repr=False)
     """Rises with every sign of life; a transfer in which it stands still is stalled."""
+    syncing: int = field(default=0, repr=False)
+    """Syncs under way: they give no sign of life until they end."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+
+    def moved(self, count: int) -> None:
+        """`count` bytes more (or fewer), from any thread."""
+        with self._lock:
+            self.bytes += count
+            self.ticks += 1
+
+    def settled(self, files: int, size: int, *, kept: bool = False) -> None:
+        """`files` files of `size` bytes together are there, from any thread."""
+        with self._lock:
+            self.files += files
+            self.bytes += size
+            self.kept += files if kept else 0
+            self.ticks += 1
+
+    @contextmanager
+    def sync(self) -> Iterator[None]:
+        """While this lasts, silence is no stall."""
+        with self._lock:
+            self.syncing += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.syncing -= 1
+                self.ticks += 1

@@ -1,11 +1,13 @@
-"""Several threads at one piece of work, and a watch over it.
+"""Several threads at one piece of work, one thread ahead of another, and a watch over them.
 
 The threads are daemons: one that hangs in a dead file system must not keep the process from ending.
 """
 
 from __future__ import annotations
 
+import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -38,38 +40,55 @@ def together(work: Callable[[threading.Event], None], count: int) -> None:
 
 
 class Ahead:
-    """One helper thread that takes a piece of work while the caller goes on; at most one piece is outstanding."""
+    """One helper thread, always the same, that takes a piece of work while the caller goes on; at most one piece is
+    outstanding."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
+        self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._idle = threading.Event()
+        self._idle.set()
         self._failure: list[BaseException] = []
 
-    def put(self, work: Callable[[], None]) -> None:
-        """Wait for the previous piece, then start this one."""
-        self.wait()
-
-        def guarded() -> None:
+    def _run(self) -> None:
+        while (work := self._todo.get()) is not None:
             try:
                 work()
             except BaseException as exc:  # noqa: BLE001 - raised again by wait()
                 self._failure.append(exc)
+            self._idle.set()
 
-        self._thread = threading.Thread(target=guarded, name="dls-ahead", daemon=True)
-        self._thread.start()
+    def put(self, work: Callable[[], None]) -> None:
+        """Wait for the previous piece, then start this one; raises what the previous one raised."""
+        self.wait()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="dls-ahead", daemon=True)
+            self._thread.start()
+        self._idle.clear()
+        self._todo.put(work)
 
     def wait(self) -> None:
         """Return when nothing is outstanding; raises what the last piece raised."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._idle.wait()
         if self._failure:
             raise self._failure.pop()
 
+    def end(self) -> None:
+        """Return when nothing is outstanding, whatever became of it; the thread ends."""
+        self._idle.wait()
+        self._todo.put(None)
+
 
 def watched(
-    work: Callable[[], T], ticks: Callable[[], int], stall_s: float, give_up: Callable[[], None], what: str
+    work: Callable[[], T],
+    ticks: Callable[[], int],
+    stall_s: float,
+    give_up: Callable[[], None],
+    what: str,
+    patience: Callable[[], float] = lambda: 1.0,
 ) -> T:
-    """The result of `work`, run in another thread; Unavailable where `ticks` stood still for `stall_s` seconds.
+    """The result of `work`, run in another thread; Unavailable where `ticks` stood still for `stall_s` seconds times
+    `patience()`.
 
     `give_up` is told first, so that the abandoned thread writes nothing more when it wakes.
     """
@@ -85,21 +104,19 @@ def watched(
             done.set()
 
     threading.Thread(target=guarded, name="dls-transfer", daemon=True).start()
-    last, still = ticks(), 0.0
-    step = min(1.0, stall_s / 4)
+    last, since = ticks(), time.monotonic()
     try:
-        while not done.wait(step):
+        while not done.wait(min(1.0, stall_s / 4)):
             now = ticks()
-            still = still + step if now == last else 0.0
-            last = now
-            if still >= stall_s:
-                give_up()
+            if now != last:
+                last, since = now, time.monotonic()
+            elif time.monotonic() - since >= stall_s * patience():
                 raise Unavailable(
-                    f"no sign of life for {stall_s:.0f} s while {what}",
+                    f"no sign of life for {stall_s * patience():.0f} s while {what}",
                     code="stalled",
                     remedy="look at the storage and the network, then run the same again: it continues",
                 )
-    except KeyboardInterrupt:
+    except BaseException:
         give_up()
         raise
     if failure:

@@ -1,0 +1,83 @@
+"""Main: the command `dls`.  Everything that can go wrong ends here, in one sentence and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+import click
+
+from dls.cli import failure, render
+from dls.cli.command import Verbs
+from dls.cli.front import Front
+
+COMMANDS: Final = {
+    "site": ("dls.cli.commands.site:site", "Places where data may lie."),
+    "catalogue": ("dls.cli.commands.catalogue:catalogue", "Datasets, their files, copies and lineage."),
+    "stage-in": ("dls.cli.commands.stage_in:stage_in", "Bring a dataset into a leased buffer of a site."),
+    "run": ("dls.cli.commands.run:run", "Run a command on staged data and record what made what."),
+    "stage-out": ("dls.cli.commands.stage_out:stage_out", "Save a path, a buffer or a dataset elsewhere."),
+    "buffer": ("dls.cli.commands.buffer:buffer", "Leased buffers: look, renew, release."),
+    "verify": ("dls.cli.commands.verify:verify", "Check copies of a dataset against what was recorded."),
+    "status": ("dls.cli.commands.status:status", "What ran, runs, or was broken off."),
+    "version": ("dls.cli.commands.version:version", "Versions of dls and of what it stands on."),
+}
+_HELP: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group("dls", cls=Verbs, lazy=COMMANDS, context_settings=_HELP)
+def cli() -> None:
+    """Bring research data where the code runs: proven intact, in time, within every site's limits.
+
+    Results go to standard output, everything else to standard error.  A command that was interrupted continues when it
+    is run again.  Exit status: 0 done, 2 to 9 as in specs/errors.md, 70 a fault of dls, 128 + a signal's number.
+    """
+
+
+def main() -> int:
+    """Run the command line of this process."""
+    status = run(sys.argv[1:])
+    if not render.flushed() or _hangs():
+        _leave(status)
+    return status
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command; its exit status."""
+    front = Front(json="--json" in _before(words, "--"))
+    with failure.signals():
+        try:
+            with cli.make_context("dls", list(words), obj=front) as context:
+                cli.invoke(context)
+            return 0
+        except click.exceptions.Exit as exc:
+            return exc.exit_code
+        except BrokenPipeError:
+            return failure.PIPE
+        except BaseException as exc:  # noqa: BLE001 - the one place where every failure ends
+            return _failed(exc, front)
+        finally:
+            front.close()
+
+
+def _failed(exc: BaseException, front: Front) -> int:
+    facts = failure.explain(exc, front.folder, front.secrets)
+    front.out.calm()
+    front.out.error(facts)
+    return int(facts["exit_status"])
+
+
+def _before(words: Sequence[str], end: str) -> Sequence[str]:
+    return words[: words.index(end)] if end in words else words
+
+
+def _hangs() -> bool:
+    """Whether threads are left, as after a stalled transfer: they may hang for ever in a dead file system."""
+    return threading.active_count() > 1
+
+
+def _leave(status: int) -> NoReturn:
+    os._exit(status)

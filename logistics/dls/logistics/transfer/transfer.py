@@ -1,0 +1,75 @@
+"""One transfer under way: what its parts share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from dls.logistics.errors import Unavailable
+from dls.logistics.store import Store
+from dls.logistics.transfer.evidence import Evidence
+from dls.logistics.transfer.landing import Landing, Mode
+from dls.logistics.transfer.listing import Wanted
+from dls.logistics.transfer.log import Logs
+from dls.logistics.transfer.progress import Progress
+from dls.logistics.transfer.receipt import Place, Receipts
+from dls.logistics.transfer.threads import Ahead
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a transfer runs."""
+
+    streams: int = 4
+    """Ranges of large files in flight."""
+    durability: str = "power"
+    """`power`: synced before any fact is recorded; `process`: survives the end of the process only."""
+    stall_s: float = 120.0
+    """Silence that counts as hanging, seconds."""
+    retries: int = 1
+    """How often a file that failed in a way that may pass is tried again."""
+    replace: Collection[bytes] = ()
+    """Names at the target that may be replaced although they hold something else."""
+
+
+class Transfer:
+    """From one source to one place."""
+
+    def __init__(
+        self,
+        source: Store,
+        target: Store,
+        root: bytes,
+        wanted: Wanted,
+        receipts: Receipts,
+        logs: Path | None,
+        options: Options,
+        progress: Progress,
+    ) -> None:
+        self.source, self.wanted, self.options, self.progress = source, wanted, options, progress
+        final = target.below(root) if root else target
+        self.evidence = Evidence(receipts, wanted, final.url, self.alive)
+        place: Place = self.evidence.place
+        self.landing = Landing(target, root, place.id, power=options.durability == "power", progress=progress)
+        self.logs = Logs(logs, place.id)
+        # A log saves second fetches where digests are unknown, or where hashing what lies there means reading it back.
+        self.logged = not wanted.known or self.landing.mode is Mode.DIRECT
+        self.replace = frozenset(options.replace)
+        self.ahead = Ahead()
+        self._over = False
+
+    def alive(self) -> None:
+        """Raise where the transfer was given up."""
+        if self._over:
+            raise Unavailable("this transfer was given up", code="stalled")
+
+    def give_up(self) -> None:
+        """Nothing more shall be written or recorded."""
+        self._over = True
+
+    def tick(self) -> None:
+        """A sign of life."""
+        self.progress.ticks += 1
+        if self._over:
+            self.alive()

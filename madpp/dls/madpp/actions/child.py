@@ -1,0 +1,65 @@
+"""The child process of a computation: started in a group of its own, listened to, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+
+from dls.logistics.errors import Unavailable
+from dls.madpp.action import Context
+
+LINE = 65_536
+"""Longest line that is told in one piece, bytes."""
+PATIENCE_S = 10.0
+"""How long a child may take to end when it is asked to."""
+
+
+def execute(context: Context, words: Sequence[str], folder: str, environ: Mapping[str, str]) -> int:
+    """Run a command in a folder; its lines are told as they come.  The exit status, negative for a signal."""
+    with _started(words, folder, environ) as child:
+        out = child.stdout
+        while out is not None and (line := out.readline(LINE)):
+            context.progress.ticks += 1
+            context.say("line", {"text": line.decode("utf-8", "replace").rstrip("\r\n")})
+        return child.wait()
+
+
+@contextmanager
+def _started(words: Sequence[str], folder: str, environ: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    try:
+        child = subprocess.Popen(
+            words,
+            cwd=folder,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that what it started itself can be ended with it
+        )
+    except OSError as exc:
+        raise Unavailable(f"cannot start {words[0]}: {exc.strerror}", code="command-failed", path=folder) from exc
+    try:
+        yield child
+    except BaseException:
+        _end(child)
+        raise
+    finally:
+        if child.stdout is not None:
+            child.stdout.close()
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Ask the whole group to end, then make it."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        try:
+            child.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)  # what outlived its parent

@@ -1,0 +1,113 @@
+"""register: read what lies at an address, and put it into the catalogue as a version of a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dls.catalogue.changes import AddActivity, AddReplica, AddVersion, PutDataset
+from dls.catalogue.model import Port
+from dls.logistics import url
+from dls.logistics.errors import DlsError
+from dls.logistics.transfer.listing import listed
+from dls.logistics.transfer.prove import Depth, prove
+from dls.madpp.action import Context, Facts, bounded, checked
+from dls.madpp.copying import estimate, failed
+from dls.madpp.facts import hardware, software
+from dls.madpp.record import counts, evidence, placed, record, versioned
+from dls.madpp.saved import apart, contradicted, replica_id
+from dls.madpp.source import address, ends, new_name, opened, shown, site_of, there
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """`dls catalogue add DATASET WHERE`."""
+
+    dataset: str
+    where: str
+    title: str = ""
+    note: str = ""
+    name: ClassVar[str] = "register"
+
+    def check(self, context: Context) -> list[DlsError]:
+        """Is the id legal and free for versions, does something lie there, is it no buffer, which would go?"""
+        return checked(
+            lambda: new_name(context, self.dataset),
+            lambda: self._place(context),
+        )
+
+    def _place(self, context: Context) -> None:
+        at = address(context, self.where)
+        there(context, at)
+        apart(context, str(at), "register")
+
+    def preview(self, context: Context) -> Facts:
+        """What lies there, unread."""
+        at = address(context, self.where)
+        store, only = opened(context, at)
+        found = listed(store, context.folder, only=only).manifest
+        facts = {
+            "what": self.dataset,
+            "dataset": self.dataset,
+            "route": [shown(at)],
+            **counts(found),
+            "eta": estimate(context, (ends(context, at), "hashing"), found.size, found.files),
+        }
+        return bounded(facts)
+
+    def run(self, context: Context) -> Facts:
+        """Hash everything, then record dataset, version, replica and lineage at once."""
+        key = url.dataset(self.dataset).key
+        at, started = address(context, self.where), context.now()
+        store, only = opened(context, at)
+        proof = prove(
+            store,
+            listed(store, context.folder, only=only, tick=lambda: _alive(context)),
+            context.receipts,
+            depth=Depth.RECEIPTS,
+            logs=context.folder,
+            options=context.options,
+            progress=context.progress,
+        )
+        for failures in (proof.corrupt, proof.missing, proof.unread):
+            failed(failures, f"reading {store.url}")
+        step = f"register {key} {at} {proof.manifest.content.hex()}"
+        version, number = versioned(context, step, key, proof.manifest, self.note)
+        inside = site_of(context, at)
+        replica = AddReplica(
+            key, store.url, number, inside.id if inside else "", evidence=evidence(context, "read in full")
+        )
+        done = record(
+            context,
+            step,
+            [
+                PutDataset(key, title=self.title or None),
+                *version,
+                *contradicted(context, store.url, proof.manifest, whole=not only),
+                *placed(context, replica),
+            ],
+            AddActivity(
+                "register",
+                used=(Port(store.url),),
+                generated=(Port(f"{key}@{number}" if number else key),),
+                started_ns=started,
+                software=software(),
+                hardware=hardware(),
+            ),
+        )
+        added = done.of(AddVersion)
+        facts = {
+            "dataset": added.id or f"{key}@{number}",
+            "new": added.changed,
+            "url": store.url,
+            "replica": replica_id(context, added.id or f"{key}@{number}", store.url),
+            "activity": done.activity,
+            "read": proof.read,
+            "trusted": proof.trusted,
+            **counts(proof.manifest),
+        }
+        return bounded(facts)
+
+
+def _alive(context: Context) -> None:
+    context.progress.ticks += 1

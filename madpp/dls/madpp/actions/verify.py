@@ -1,0 +1,169 @@
+"""verify: look whether replicas are what was recorded; with `deep`, read every byte; mark what is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dls.catalogue.changes import AddActivity, Change, ClearFiles, MarkFiles, SetReplica
+from dls.catalogue.model import FileState, Port, Replica, ReplicaState
+from dls.logistics import names, url
+from dls.logistics.buffer import LIVE
+from dls.logistics.errors import Corrupt, DlsError, NotFound, worst
+from dls.logistics.store import Store
+from dls.logistics.transfer.listing import known
+from dls.logistics.transfer.prove import Depth, Proof, prove
+from dls.madpp.action import Context, Facts, bounded, checked
+from dls.madpp.copying import estimate, failed
+from dls.madpp.facts import hardware, software
+from dls.madpp.record import evidence, record
+from dls.madpp.saved import containing, root_url, withdraw
+from dls.madpp.source import Wish, ends, shown, wish
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """`dls verify DATASET [--at SITE] [--deep]`."""
+
+    dataset: str
+    at: str = ""
+    deep: bool = False
+    name: ClassVar[str] = "verify"
+
+    def check(self, context: Context) -> list[DlsError]:
+        """Are dataset and site known, and is there a replica to look at?"""
+        return checked(
+            lambda: context.sites.get(self.at) if self.at else None,
+            lambda: wish(context, self.dataset),
+            lambda: self._replicas(context, wish(context, self.dataset)),
+        )
+
+    def _replicas(self, context: Context, wanted: Wish) -> list[Replica]:
+        storage = context.sites.get(self.at).id if self.at else ""
+        every = context.catalogue.replicas(wanted.id, actor=context.actor, offered=False)
+        live = [r for r in every if r.state is not ReplicaState.GONE and (not storage or r.storage == storage)]
+        if not live:
+            raise NotFound(
+                f"no replica of {wanted.version.id}" + (f" at {self.at}" if self.at else ""),
+                code="no-replica",
+                dataset=wanted.version.id,
+                remedy=f"see where it is: dls catalogue show {wanted.version.dataset}",
+            )
+        return live
+
+    def preview(self, context: Context) -> Facts:
+        """Which replicas, how many files and bytes."""
+        wanted = wish(context, self.dataset)
+        live = self._replicas(context, wanted)
+        size, files = wanted.version.size * len(live), wanted.version.files * len(live)
+        link = (ends(context, url.parse(live[0].url)), "hashing")
+        facts = {
+            "what": wanted.version.id,
+            "route": [shown(url.parse(r.url)) for r in live],
+            "files": files,
+            "bytes": size,
+            "eta": estimate(context, link, size, files),
+        }
+        return bounded(facts)
+
+    def run(self, context: Context) -> Facts:
+        """Prove each replica and record the findings; the gravest error where any is not right."""
+        wanted = wish(context, self.dataset)
+        rows, errors = list[Facts](), list[DlsError]()
+        for replica in self._replicas(context, wanted):
+            context.say("route", {"from": replica.url, "to": "", "what": wanted.version.id})
+            try:
+                row, error = self._one(context, wanted, replica)
+            except DlsError as exc:  # one place that cannot be read keeps none of the others from being looked at
+                row, error = {"replica": replica.id, "url": replica.url, "state": "not reached"}, exc
+            rows.append(row)
+            context.say("verified", row)
+            if error is not None:
+                errors.append(error)
+        gravest = worst(errors)
+        if gravest is not None:
+            raise gravest
+        return bounded({"dataset": wanted.version.id, "deep": self.deep, "replicas": rows})
+
+    def _one(self, context: Context, wanted: Wish, replica: Replica) -> tuple[Facts, DlsError | None]:
+        store, started = context.open_store(replica.url), context.now()
+        row: Facts = {"replica": replica.id, "url": replica.url, "storage": replica.storage}
+        if not store.exists() and wanted.manifest.refs:
+            return {**row, "state": "lost", "missing": wanted.version.entries}, self._lost(context, wanted, replica)
+        proof = self._proof(context, wanted, store)
+        failed(proof.unread, f"reading {replica.url}")
+        row.update(read=proof.read, trusted=proof.trusted, corrupt=proof.corrupt.count, missing=proof.missing.count)
+        if not proof.good:
+            withdraw(context, replica)
+        self._save(context, wanted, replica, _findings(context, replica, proof), started)
+        if proof.good:
+            return {**row, "state": "complete"}, None
+        return {**row, "state": "damaged"}, _damaged(wanted, replica, proof)
+
+    def _proof(self, context: Context, wanted: Wish, store: Store) -> Proof:
+        return prove(
+            store,
+            known(wanted.manifest),
+            context.receipts,
+            depth=Depth.DEEP if self.deep else Depth.RECEIPTS,
+            logs=context.folder,
+            options=context.options,
+            progress=context.progress,
+        )
+
+    def _lost(self, context: Context, wanted: Wish, replica: Replica) -> DlsError:
+        withdraw(context, replica)
+        gone = SetReplica(replica.id, ReplicaState.LOST, evidence(context, "not found"))
+        self._save(context, wanted, replica, [gone], context.now())
+        inside = containing(context, replica.url)
+        if inside is not None and inside.state in LIVE and root_url(context, inside) == replica.url:
+            context.buffers.lost(inside.id, "nothing lies there any more", by=context.actor.name)
+        return Corrupt(
+            f"nothing lies at {replica.url} any more",
+            code="replica-lost",
+            replica=replica.id,
+            store=replica.url,
+            remedy=f"stage {wanted.version.dataset} in again from another replica",
+        )
+
+    def _save(self, context: Context, wanted: Wish, replica: Replica, changes: list[Change], started: int) -> None:
+        seen = AddActivity(
+            "verify",
+            used=(Port(wanted.version.id), Port(replica.url, "at")),
+            started_ns=started,
+            where=replica.storage.partition("/")[0],
+            software=software(),
+            hardware=hardware(),
+        )
+        record(context, f"verify {replica.id} {self.deep}", changes, seen)
+
+
+def _findings(context: Context, replica: Replica, proof: Proof) -> list[Change]:
+    how = evidence(context, "verified", read=proof.read, trusted=proof.trusted)
+    if proof.corrupt.count + proof.missing.count > len(proof.corrupt.shown) + len(proof.missing.shown):
+        return [SetReplica(replica.id, ReplicaState.CORRUPT, how)]  # too many to mark them one by one
+    changes: list[Change] = [SetReplica(replica.id, ReplicaState.COMPLETE, how), ClearFiles(replica.id)]
+    marks = {key: FileState.CORRUPT for key, _ in proof.corrupt.shown}
+    marks.update({key: FileState.LOST for key, _ in proof.missing.shown})
+    if marks:
+        changes.append(MarkFiles(replica.id, marks))
+    return changes
+
+
+def _damaged(wanted: Wish, replica: Replica, proof: Proof) -> Corrupt:
+    both = [*proof.corrupt.shown, *proof.missing.shown]
+    words = []
+    if proof.corrupt.count:
+        words.append(f"{proof.corrupt.count} files hold other bytes")
+    if proof.missing.count:
+        words.append(f"{proof.missing.count} files are missing")
+    return Corrupt(
+        f"{replica.url}: {' and '.join(words)}; first {names.show(both[0][0])}",
+        code="replica-damaged",
+        replica=replica.id,
+        store=replica.url,
+        keys=[names.show(key) for key, _ in both[:20]],
+        count=proof.corrupt.count + proof.missing.count,
+        remedy=f"they are marked; repair by staging {wanted.version.dataset} in again"
+        + (f" --to {replica.storage.partition('/')[0]}" if replica.storage else ""),
+    )

@@ -1,0 +1,319 @@
+"""What of a buffer's contents is also elsewhere: the only place that calls a buffer clean.  Rules: specs/action.md.
+
+A buffer may be freed when every byte in it has another verified copy.  Two facts are looked at: that the buffer holds
+nothing beyond a version of the catalogue, and that a complete replica of that version lies where freeing does not
+reach.  A copy in another buffer is evidence only by that buffer's id (`buffer:ID`), which the statement that begins to
+free it withdraws: two buffers that vouch for each other never both go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from dls.catalogue.changes import Change, MarkFiles, SetReplica
+from dls.catalogue.model import FileState, Replica, ReplicaState, Version
+from dls.logistics import names, url
+from dls.logistics.buffer import HOLDING, Buffer, Contents, State
+from dls.logistics.entry import FILE, FOLDER
+from dls.logistics.errors import Corrupt, Invalid, NotFound, Unavailable
+from dls.logistics.manifest import Manifest, diff, merge
+from dls.logistics.store import Store
+from dls.logistics.transfer.listing import known
+from dls.logistics.transfer.progress import Progress
+from dls.logistics.transfer.prove import prove
+from dls.logistics.transfer.small import Failures
+from dls.madpp.action import Context
+from dls.madpp.record import evidence, facts_of
+from dls.madpp.source import lies_in, overlap
+
+NOTHING = "nothing:"
+"""Evidence for a buffer in which no bytes lie; it holds until something is written."""
+_MARKS = 10_000
+"""More files than this are not marked one by one: the replica as a whole is corrupt."""
+
+
+def root_url(context: Context, buffer: Buffer) -> str:
+    """The address of a buffer's root."""
+    return str(url.parse(context.sites.get(buffer.storage).url).below(buffer.root))
+
+
+def containing(context: Context, address: str) -> Buffer | None:
+    """The buffer in which an address lies."""
+    held = context.buffers.list(states=HOLDING)
+    return next((b for b in held if lies_in(address, root_url(context, b))), None)
+
+
+def apart(context: Context, address: str, doing: str) -> None:
+    """Invalid where an address lies within a buffer, or has buffers below it: what is recorded there would go."""
+    for buffer in context.buffers.list(states=HOLDING):
+        root = root_url(context, buffer)
+        if overlap(address, root):
+            path = context.buffers.path(buffer)
+            raise Invalid(
+                f"cannot {doing} {address}: the buffer {path} "
+                + ("holds it" if lies_in(address, root) else "lies in it"),
+                code="in-buffer",
+                buffer=buffer.id,
+                path=path,
+                remedy=f"buffers are ephemeral: save it with dls stage-out {path} --to SITE --as scope:name",
+            )
+
+
+# ------------------------------------------------------------------------------------------ what lies where
+
+
+def versions_at(context: Context, address: str) -> list[str]:
+    """`scope:name@n` of the versions that lineage has seen at an address."""
+    found: dict[str, None] = {}
+    for one in context.catalogue.lineage(address, actor=context.actor, direction="both", depth=1):
+        for port in (*one.used, *one.generated):
+            if url.is_dataset(port.ref):
+                found[port.ref] = None
+    return list(found)
+
+
+def replicas_at(context: Context, address: str, content: bytes = b"") -> list[Replica]:
+    """The catalogue's rows for an address; `content` names what may lie there too."""
+    wanted = versions_at(context, address)
+    if content:
+        wanted += [v.id for v in context.catalogue.by_content(content, actor=context.actor)]
+    out: dict[str, Replica] = {}
+    for id in dict.fromkeys(wanted):
+        for one in context.catalogue.replicas(url.dataset(id), actor=context.actor, offered=False):
+            if one.url == address:
+                out[one.id] = one
+    return list(out.values())
+
+
+def replica_id(context: Context, version: str, address: str) -> str:
+    """The id of a version's replica at an address."""
+    for one in context.catalogue.replicas(url.dataset(version), actor=context.actor, offered=False):
+        if one.url == address:
+            return one.id
+    raise NotFound(f"no replica of {version} at {address}", code="no-replica", dataset=version)
+
+
+def contradicted(context: Context, address: str, now: Manifest, *, whole: bool) -> list[Change]:
+    """What was read at an address against what the catalogue says of it: marks for the files of older replicas there
+    that are no longer so, and evidence that rests on them withdrawn.  `whole`: all that lies there was read."""
+    changes: list[Change] = []
+    for old in replicas_at(context, address):
+        if old.state in (ReplicaState.GONE, ReplicaState.CORRUPT, ReplicaState.LOST):
+            continue
+        then = context.catalogue.manifest(url.dataset(f"{old.dataset}@{old.version}"), actor=context.actor)
+        marks: dict[bytes, FileState] = {}
+        for change in diff(then, now) if then.content != now.content else ():
+            if change.before is not None and (change.after is not None or whole) and len(marks) < _MARKS:
+                marks[change.path] = FileState.CORRUPT if change.after is not None else FileState.LOST
+        if not marks:
+            continue
+        withdraw(context, old)
+        why = evidence(context, "what lies there was read again and is not this version any more")
+        if len(marks) == _MARKS:
+            changes.append(SetReplica(old.id, ReplicaState.CORRUPT, why))
+        else:
+            changes += [SetReplica(old.id, None, why), MarkFiles(old.id, marks)]
+    return changes
+
+
+def blame(context: Context, replica: Replica, failures: Failures) -> None:
+    """A source did not give what was recorded: mark the files, and let nothing rest on it."""
+    marks: dict[bytes, FileState] = {}
+    for key, error in failures.shown:
+        if isinstance(error, Corrupt | NotFound) or error.code in ("source-changed", "size-changed"):
+            marks[key] = FileState.LOST if isinstance(error, NotFound) else FileState.CORRUPT
+    if not marks:
+        return
+    withdraw(context, replica)
+    why = evidence(context, "found while it was copied from")
+    if failures.count > len(failures.shown):
+        facts_of(context, [SetReplica(replica.id, ReplicaState.CORRUPT, why)])
+    else:
+        facts_of(context, [SetReplica(replica.id, None, why), MarkFiles(replica.id, marks)])
+
+
+# ------------------------------------------------------------------------------------------------ evidence
+
+
+def withdraw(context: Context, replica: Replica) -> list[Buffer]:
+    """Nothing rests on this replica any more; the buffers that are dirty through it."""
+    bare = [*context.buffers.revoke(f"replica:{replica.id}", by=context.actor.name)]
+    inside = containing(context, replica.url)
+    if inside is not None:
+        bare += context.buffers.revoke(f"buffer:{inside.id}", by=context.actor.name)
+    return bare
+
+
+def refs(context: Context, buffer: Buffer, version: Version, *, sure: bool) -> list[str]:
+    """Evidence of complete copies of a version outside this buffer.  `sure`: look whether they are still there."""
+    root, found, lent = root_url(context, buffer), list[str](), list[Buffer]()
+    for one in context.catalogue.replicas(url.dataset(version.id), actor=context.actor):
+        if overlap(one.url, root) or _damaged(context, one):
+            continue
+        inside = containing(context, one.url)
+        if inside is not None:
+            if inside.state is State.READY:
+                lent.append(inside)
+        elif not sure or _still(context, one, root, version):
+            found.append(f"replica:{one.id}")
+    for other in lent if not found else ():
+        if not sure or not beyond(context, root_url(context, other), version, missing=True):
+            found.append(f"buffer:{other.id}")
+    return found
+
+
+def _damaged(context: Context, replica: Replica) -> bool:
+    marks = context.catalogue.exceptions(replica.id, actor=context.actor)
+    return any(mark.state is not FileState.OFFLINE for mark in marks)
+
+
+def _still(context: Context, replica: Replica, root: str, version: Version) -> bool:
+    """Whether a replica's place is still there and is not the buffer by another name; a service that cannot be asked
+    now refutes nothing."""
+    try:
+        store = context.open_store(replica.url)
+        if version.entries and not store.exists():
+            withdraw(context, replica)
+            gone = SetReplica(replica.id, ReplicaState.LOST, evidence(context, "not found"))
+            facts_of(context, [gone])
+            return False
+        return not _same_bytes(context, store, root, version)
+    except Unavailable:
+        return True
+
+
+def _same_bytes(context: Context, store: Store, root: str, version: Version) -> bool:
+    """Whether two folders of this machine are one, by way of links: then a file in both has one stamp."""
+    if not (store.url.startswith("file:") and root.startswith("file:")):
+        return False
+    manifest = context.catalogue.manifest(url.dataset(version.id), actor=context.actor)
+    first = next((e.path for e in manifest if e.kind == FILE), None)
+    if first is None:
+        return False
+    (here,), (there,) = store.stamps([first]), context.open_store(root).stamps([first])
+    return bool(here) and here == there
+
+
+def rest(context: Context, buffer: Buffer, version: Version, found: list[str]) -> None:
+    """Call a buffer clean whose contents are (a part of) a version, by the evidence that `refs` found."""
+    for ref in found:
+        context.buffers.mark_clean(buffer.id, ref, by=context.actor.name)
+    for ref in found:  # a copy that was withdrawn between the two looks must not count
+        if ref.startswith("replica:") and not _offered(context, ref.removeprefix("replica:"), version):
+            context.buffers.revoke(ref, by=context.actor.name)
+
+
+def _offered(context: Context, replica: str, version: Version) -> bool:
+    offered = context.catalogue.replicas(url.dataset(version.id), actor=context.actor)
+    return any(r.id == replica and not _damaged(context, r) for r in offered)
+
+
+# ------------------------------------------------------------------------------------- what is nowhere else
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """What lies in a place and is not what a version says; false where nothing."""
+
+    words: str
+    differ: tuple[bytes, ...] = ()
+    """Names of the version that hold something else, the first thousand."""
+    count: int = 0
+    """How many in all."""
+
+    def __bool__(self) -> bool:
+        return bool(self.words)
+
+
+def beyond(context: Context, address: str, version: Version, *, missing: bool = False) -> Beyond:
+    """Compare what lies at an address with a version; names that are not there do not count, unless `missing`."""
+    store = context.open_store(address)
+    manifest = context.catalogue.manifest(url.dataset(version.id), actor=context.actor)
+    extra, first = 0, b""
+    for want, have in merge(manifest, store.list()):
+        if want is None and have is not None and have.kind != FOLDER:
+            extra, first = extra + 1, first or have.path
+    proof = prove(
+        store, known(manifest), context.receipts, logs=context.folder, options=context.options, progress=Progress()
+    )
+    wrong = [*proof.corrupt.shown, *proof.unread.shown, *(proof.missing.shown if missing else ())]
+    count = proof.corrupt.count + proof.unread.count + (proof.missing.count if missing else 0)
+    words = [f"{extra} files are not of {version.id}, first {names.show(first)}"] if extra else []
+    words += [f"{count} files differ from {version.id}, first {names.show(wrong[0][0])}"] if count else []
+    return Beyond(" and ".join(words), tuple(key for key, _ in wrong), count)
+
+
+def candidates(context: Context, buffer: Buffer) -> Iterator[Version]:
+    """The versions that a buffer may hold: of its content, recorded at its root, or copied from it."""
+    found: dict[str, Version] = {}
+    if buffer.content:
+        found = {v.id: v for v in context.catalogue.by_content(buffer.content, actor=context.actor)}
+    for one in [*replicas_at(context, root_url(context, buffer)), *_vouching(context, buffer)]:
+        id = f"{one.dataset}@{one.version}"
+        if id not in found:
+            found[id] = context.catalogue.version(url.dataset(id), actor=context.actor)
+    return iter(found.values())
+
+
+def _vouching(context: Context, buffer: Buffer) -> Iterator[Replica]:
+    for ref in buffer.evidence:
+        if ref.startswith("replica:"):
+            try:
+                yield context.catalogue.replica(ref.removeprefix("replica:"), actor=context.actor)
+            except NotFound:
+                continue
+
+
+def secure(context: Context, buffer: Buffer) -> str:
+    """Look whether all that a buffer holds is elsewhere.  '' where so, and then it is clean; else what is not, in
+    words, and then it is dirty.  The caller holds the need of its content."""
+    store = context.open_store(root_url(context, buffer))
+    if next(_bytes_in(store), None) is None:
+        context.buffers.mark_clean(buffer.id, NOTHING + buffer.id, "nothing lies in it", by=context.actor.name)
+        return ""
+    why, held = "", Beyond("")
+    for version in candidates(context, buffer):
+        found = refs(context, buffer, version, sure=True)
+        if not found:
+            why = why or f"no other copy of {version.id} is known"
+            continue
+        held = beyond(context, store.url, version)
+        if not held:
+            rest(context, buffer, version, found)
+            return ""
+        why = held.words
+    marks = any(context.catalogue.exceptions(r.id, actor=context.actor) for r in replicas_at(context, store.url))
+    if held and not marks and buffer.content:
+        spoiled(context, buffer, held)
+    elif buffer.contents is Contents.CLEAN:
+        context.buffers.mark_dirty(buffer.id, why or "no other copy is known", by=context.actor.name)
+    return why or buffer.why
+
+
+def _bytes_in(store: Store) -> Iterator[bytes]:
+    if store.exists():
+        yield from (entry.path for entry in store.list() if entry.kind != FOLDER)
+
+
+def spoiled(context: Context, buffer: Buffer, held: Beyond) -> None:
+    """Somebody changed what was staged into a buffer: it is theirs from now on, and no source of what differs."""
+    context.buffers.mark_dirty(buffer.id, held.words, changed=True, by=context.actor.name)
+    if not held.count:
+        return
+    why = evidence(context, f"changed in the buffer: {held.words}"[:500])
+    for one in replicas_at(context, root_url(context, buffer)):
+        if one.state is not ReplicaState.COMPLETE:
+            continue
+        withdraw(context, one)
+        changes: list[Change] = [SetReplica(one.id, None, why)]
+        if held.count > len(held.differ):
+            changes = [SetReplica(one.id, ReplicaState.CORRUPT, why)]
+        else:
+            changes.append(MarkFiles(one.id, dict.fromkeys(held.differ, FileState.CORRUPT)))
+        facts_of(context, changes)
+
+
+def held_by_others(buffer: Buffer, user: str, now_ns: int) -> bool:
+    """Whether somebody else's lease runs."""
+    return replace(buffer, leases=tuple(x for x in buffer.leases if x.user != user)).is_held(now_ns)

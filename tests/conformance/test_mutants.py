@@ -1,0 +1,152 @@
+"""Do the tests tell when the code is wrong?  A sample of automatic mutants of each module; `make faults` takes more."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from dls.logistics.testing import mutants
+
+ROOT = Path(__file__).resolve().parents[2]
+STORES = ["tests/conformance/test_stores.py", "-m", "not service and not slow"]
+POSIX = [*STORES, "-k", "TestPosix"]
+TESTS = {
+    "dls.logistics.stores.posix": POSIX,
+    "dls.logistics.stores.posix_files": POSIX,
+    "dls.logistics.stores.posix_upload": POSIX,
+    "dls.logistics.stores.posix_walk": POSIX,
+}
+"""Module → arguments of pytest; add a line for each module whose tests shall be tried."""
+
+SPEED = "only how fast it is"
+AGAIN = "a folder that is missing is made when the file cannot be"
+NUMBER = "file descriptors 0 and 1 are never among those opened here"
+ROOTS = "these tests run as root, whom no permission stops"
+EQUIVALENT = {
+    "dls.logistics.stores.posix": {
+        "CHUNK = 1 << 20 → 2 for 1": SPEED,
+        "CHUNK = 1 << 20 → 21 for 20": SPEED,
+        "_FOLDERS_KEPT = 4096 → 4097 for 4096": SPEED,
+        "if path[:cut] not in self._folders: → never": AGAIN,
+        "if path[:cut] not in self._folders: → always": SPEED,
+        "if folder in self._folders: → never": SPEED,
+        "if len(self._folders) >= _FOLDERS_KEPT: → always": SPEED,
+        "if len(self._folders) >= _FOLDERS_KEPT: → never": "memory after millions of folders",
+        "if len(self._folders) >= _FOLDERS_KEPT: → Gt for GtE": SPEED,
+        "if os.write(fd, body) != len(body): → always": SPEED,
+        "for _ in range(2): → 3 for 2": "one more try",
+        "while stop is None or start < stop: → LtE for Lt": "an empty read ends it",
+        "if self._staging: → never": SPEED,
+        "self._forget() → dropped": AGAIN,
+        "self._folder_of(path) → dropped": AGAIN,
+        "if path[:cut] not in self._folders: → In for NotIn": AGAIN,
+        "body = os.read(fd, size + 1) → 2 for 1": "one byte too many is too many",
+        "while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))): → 2 for 1": "as above",
+        "while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))): → LtE for Lt": "an empty read ends it",
+        "while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))): → Add for Sub": "as above",
+    },
+    "dls.logistics.stores.posix_files": {
+        "os.chmod(root, 0o700) → dropped": ROOTS,
+        "os.chmod(root, 0o700) → 449 for 448": ROOTS,
+        "return _STAMP(info.st_ino, 0, 0, info.st_mode) → 1 for 0": "any constant",
+    },
+    "dls.logistics.stores.posix_upload": {
+        "_CHUNK = 1 << 20 → 2 for 1": SPEED,
+        "_CHUNK = 1 << 20 → 21 for 20": SPEED,
+        "while at < stop: → always": "an empty read ends it",
+        "while at < stop: → LtE for Lt": "an empty read ends it",
+        "if self._beside != self._path: → always": "a rename onto itself",
+        "if self._fd < 0: → LtE for Lt": NUMBER,
+        "if self._fd < 0: → 1 for 0": NUMBER,
+        "if self._fd >= 0: → Gt for GtE": NUMBER,
+        "if self._fd >= 0: → 1 for 0": NUMBER,
+        "fd, self._fd = self._fd, -1 → 2 for 1": "any negative number",
+        "data = os.pread(self._open(), min(_CHUNK, stop - at), at) → Add for Sub": "a part is a whole number of chunks",
+        'return path[:cut] + names.HIDDEN + b"part-" + digests.of(path[cut:]).hex()[:32].encode()'
+        " → 33 for 32": "a longer name",
+    },
+}
+"""Mutants that change nothing a test could see, with the reason."""
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("module", TESTS)
+def test_mistakes_are_told(module: str, rng: random.Random, faults_full: bool) -> None:
+    report = mutants.run(
+        module,
+        TESTS[module],
+        count=60 if faults_full else 20,
+        seed=rng.randrange(2**32),
+        cwd=ROOT,
+        equivalent=EQUIVALENT.get(module, {}),
+    )
+    assert report.rate >= 0.9, str(report)
+
+
+# ------------------------------------------------------------------------------------------ the tool itself
+
+SOURCE = """
+def larger(a: int = 3, b: int = 4) -> int:
+    \"\"\"The larger one of 2.\"\"\"
+    if not a < b:
+        print(f"{a + 1}")
+        return a
+    return b
+"""
+
+
+def test_mutants_are_told_apart() -> None:
+    found = mutants.mutants(SOURCE)
+    assert {m.name for m in found} == {
+        "def larger(a: int = 3, b: int = 4) -> int: → 4 for 3",
+        "def larger(a: int = 3, b: int = 4) -> int: → 5 for 4",
+        "if not a < b: → GtE for Lt",
+        "if not a < b: → LtE for Lt",
+        "if not a < b: → without not",
+        "if not a < b: → never",
+        "if not a < b: → always",
+        'print(f"{a + 1}") → dropped',
+        "return a → returns nothing",
+        "return b → returns nothing",
+    } - {"if not a < b: → GtE for Lt"}
+    sources = {mutants.mutated(SOURCE, m.number) for m in found}
+    assert len(sources) == len(found)
+    for source in sources:
+        compile(source, "mutant", "exec")
+    with pytest.raises(IndexError):
+        mutants.mutated(SOURCE, len(found))
+    equivalent = {"return b → returns nothing"}
+    assert len(mutants.sample(SOURCE, 100, 1, equivalent)) == len(found) - 1
+    assert mutants.sample(SOURCE, 3, 1) == mutants.sample(SOURCE, 3, 1)
+
+
+def test_equivalent_mutants_are_still_there() -> None:
+    """A line that was changed takes its excuse with it."""
+    for module, excused in EQUIVALENT.items():
+        path = ROOT / "logistics" / (module.replace(".", "/") + ".py")
+        there = {m.name for m in mutants.mutants(path.read_text(encoding="utf-8"))}
+        assert not set(excused) - there, module
+
+
+@pytest.mark.fault
+def test_the_rate_is_that_of_the_tests(tmp_path: Path) -> None:
+    good, bad = tmp_path / "test_good.py", tmp_path / "test_bad.py"
+    good.write_text(
+        "from dls.logistics import ids\n"
+        "def test_ids():\n"
+        "    assert 'shadow' in ids.__file__\n"
+        "    assert ids.ulid(0)[:10] == '0' * 10 and ids.ulid(32_000_000)[:10] == '0' * 8 + '10'\n"
+        "    assert len(ids.ulid()) == 26 and len({ids.ulid()[-8:] for _ in range(9)}) == 9\n"
+    )
+    bad.write_text("def test_nothing():\n    from dls.logistics import ids\n    ids.ulid\n")
+    tried = {"count": 8, "seed": 1, "cwd": tmp_path}
+    report = mutants.run("dls.logistics.ids", [str(good)], **tried)
+    assert 0.3 < report.rate < 1
+    assert len(report.killed) + len(report.survived) == 8
+    assert "of 8 mutants killed" in str(report)
+    assert mutants.run("dls.logistics.ids", [str(bad)], **tried).rate == 0
+    bad.write_text("def test_red():\n    assert 0\n")
+    with pytest.raises(RuntimeError, match="fail without a mistake"):
+        mutants.run("dls.logistics.ids", [str(bad)], **tried)
