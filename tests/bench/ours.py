@@ -45,9 +45,9 @@ def site_add(turn: Turn) -> Words:
     return dls("site", "add", SITE, f"file://{turn.target}")
 
 
-def stage_in(url: str, check: Check, env: Mapping[str, str] | None = None) -> Contender:
-    """Stage a URL into a fresh site."""
-    return contender("dls", lambda turn: dls("stage-in", url, "--to", SITE), site_add, check=check, env=env)
+def stage_in(url: str, check: Check, env: Mapping[str, str] | None = None, name: str = "dls") -> Contender:
+    """Stage a URL into a fresh site: nothing is known of it, so it is listed and hashed, before and after."""
+    return contender(name, lambda turn: dls("stage-in", url, "--to", SITE), site_add, check=check, env=env)
 
 
 def stage_out(source: Path, to: Callable[[Turn], str], check: Check, env: Mapping[str, str]) -> Contender:
@@ -66,14 +66,17 @@ def register(dataset: str, url: str) -> Contender:
     return contender("dls", lambda turn: dls("catalogue", "add", dataset, url))
 
 
-def stage_dataset(dataset: str, url: str, check: Check) -> Contender:
+def stage_dataset(
+    dataset: str, url: str, check: Check, env: Mapping[str, str] | None = None, name: str = "dls"
+) -> Contender:
     """Stage a registered dataset into a fresh site."""
     return contender(
-        "dls",
+        name,
         lambda turn: dls("stage-in", dataset, "--to", SITE),
         site_add,
         lambda turn: dls("catalogue", "add", dataset, url),
         check=check,
+        env=env,
     )
 
 

@@ -22,7 +22,11 @@ def benches(stack: ExitStack, place: Place, full: bool) -> list[Bench]:
             "small-local",
             files,
             size,
-            [ours.stage_in(f"file://{source}", check), *peers.local(source, check)],
+            [
+                ours.stage_dataset("bench:data", f"file://{source}", check),
+                ours.stage_in(f"file://{source}", check, name="dls-url"),
+                *peers.local(source, check),
+            ],
             peer="cp",
             floor="floor-hash-copy",
             targets=place.disk,

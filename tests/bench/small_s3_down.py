@@ -14,13 +14,15 @@ def benches(stack: ExitStack, place: Place, full: bool) -> list[Bench]:
     """Start the server and list who takes part."""
     scene = small_s3(stack, place, full)
     check = same_files(scene.source, lambda turn: turn.target)
-    first = ours.stage_in(f"s3://{BUCKET}/{scene.prefix}", check, scene.server.env())
+    url, env = f"s3://{BUCKET}/{scene.prefix}", scene.server.env()
+    first = ours.stage_dataset("bench:data", url, check, env)
+    unknown = ours.stage_in(url, check, env, name="dls-url")
     return [
         Bench(
             "small-s3-down",
             scene.files,
             scene.bytes,
-            [first, *peers.small_down(scene, check)],
+            [first, unknown, *peers.small_down(scene, check)],
             peer="s5cmd",
             floor="floor-obstore-get",
             targets=place.memory,

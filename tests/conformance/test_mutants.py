@@ -21,7 +21,8 @@ TESTS = {
 SPEED = "only how fast it is"
 AGAIN = "a folder that is missing is made when the file cannot be"
 NUMBER = "file descriptors 0 and 1 are never among those opened here"
-ROOTS = "these tests run as root, whom no permission stops"
+TIMES = "times of folders are not promised"
+EMPTY = "an empty read ends it"
 EQUIVALENT = {
     "dls.logistics.stores.posix": {
         "CHUNK = 1 << 20 → 2 for 1": SPEED,
@@ -35,26 +36,29 @@ EQUIVALENT = {
         "if len(self._folders) >= _FOLDERS_KEPT: → Gt for GtE": SPEED,
         "if os.write(fd, body) != len(body): → always": SPEED,
         "for _ in range(2): → 3 for 2": "one more try",
-        "while stop is None or start < stop: → LtE for Lt": "an empty read ends it",
+        "while stop is None or start < stop: → LtE for Lt": EMPTY,
         "if self._staging: → never": SPEED,
         "self._forget() → dropped": AGAIN,
         "self._folder_of(path) → dropped": AGAIN,
         "if path[:cut] not in self._folders: → In for NotIn": AGAIN,
         "body = os.read(fd, size + 1) → 2 for 1": "one byte too many is too many",
         "while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))): → 2 for 1": "as above",
-        "while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))): → LtE for Lt": "an empty read ends it",
+        "while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))): → LtE for Lt": EMPTY,
         "while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))): → Add for Sub": "as above",
     },
     "dls.logistics.stores.posix_files": {
-        "os.chmod(root, 0o700) → dropped": ROOTS,
-        "os.chmod(root, 0o700) → 449 for 448": ROOTS,
+        "if entry.mtime_ns != NO_TIME: → never": TIMES,
+        "if entry.mtime_ns != NO_TIME: → Eq for NotEq": TIMES,
+        "os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns)) → dropped": TIMES,
+        "if mode != NO_MODE and (mode & umask() or mode & ~0o777 or not mode & 0o200): → BitOr for BitAnd": SPEED,
+        "if mode != NO_MODE and (mode & umask() or mode & ~0o777 or not mode & 0o200): → 512 for 511": SPEED,
         "return _STAMP(info.st_ino, 0, 0, info.st_mode) → 1 for 0": "any constant",
     },
     "dls.logistics.stores.posix_upload": {
         "_CHUNK = 1 << 20 → 2 for 1": SPEED,
         "_CHUNK = 1 << 20 → 21 for 20": SPEED,
-        "while at < stop: → always": "an empty read ends it",
-        "while at < stop: → LtE for Lt": "an empty read ends it",
+        "while at < stop: → always": EMPTY,
+        "while at < stop: → LtE for Lt": EMPTY,
         "if self._beside != self._path: → always": "a rename onto itself",
         "if self._fd < 0: → LtE for Lt": NUMBER,
         "if self._fd < 0: → 1 for 0": NUMBER,

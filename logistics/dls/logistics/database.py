@@ -193,4 +193,4 @@ def boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        return f"pid1-{os.stat('/proc/1').st_ctime_ns}" if os.path.exists("/proc/1") else "unknown"  # noqa: PTH110, PTH116
+        return f"pid1-{os.stat('/proc/1').st_ctime_ns}" if os.path.exists("/proc/1") else "unknown"

@@ -13,7 +13,7 @@ _last = 0
 
 def ulid(now_ns: int | None = None) -> str:
     """A new ULID: 48 bits of milliseconds, 80 random bits; rising within one process even inside a millisecond."""
-    global _last  # noqa: PLW0603 - the last value made is what keeps them rising
+    global _last
     stamp = (time.time_ns() if now_ns is None else now_ns) // 1_000_000
     with _lock:
         value = stamp << 80 | int.from_bytes(os.urandom(10))

@@ -161,7 +161,7 @@ class Store(Protocol):
         ...
 
     def list(self, prefix: bytes = b"") -> Iterator[Entry]:
-        """Entries whose path begins with the bytes `prefix`, sorted by path, lazily; paths stay relative to the root."""
+        """Entries whose path begins with the bytes `prefix`, sorted, lazily; paths stay relative to the root."""
         ...
 
     def read(self, key: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:

@@ -5,7 +5,8 @@
     s3+http://host:port/bucket/prefix                 this S3 service (also s3+https)
     memory://name/prefix                              inside this process, for tests
 
-Dataset ids: `scope:name[@version][/path]`.  A text with `://` is a URL; a local path with a colon starts with `./` or `/`.
+Dataset ids: `scope:name[@version][/path]`.  A text with `://` is a URL; a local path with a colon starts with `./`
+or `/`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from dls.logistics import names
 from dls.logistics.errors import Invalid
 
+_BUCKET = re.compile(r"[^:@]*\Z")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^:@\[\]]+)(?::[0-9]{1,5})?\Z")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _ID = re.compile(
     r"(?P<scope>[A-Za-z0-9][A-Za-z0-9._-]{0,63}):(?P<name>[A-Za-z0-9][A-Za-z0-9._+-]{0,199})"
@@ -56,9 +59,11 @@ def parse(text: str, cwd: str = "") -> Url:
     place, _, path = rest.partition("/")
     if not _SCHEME.match(scheme):
         raise Invalid(f"not a URL: {_clean(text)}", code="bad-url", remedy=_FORMS)
-    if "@" in place:
+    if "@" in place or not (_HOST if scheme.startswith("s3+") else _BUCKET).match(place):
+        # A secret may hold a slash: then what stands before it looks like a place with a colon; no word is repeated.
+        tail = place.rpartition("@")[2] if "@" in place else ""
         raise Invalid(
-            f"no user or password in a URL: {scheme}://…@{place.rpartition('@')[2]}/",
+            f"no user or password in a URL: {scheme}://…{'@' + tail if tail else ''}",
             code="secret-in-url",
             remedy="put credentials into the environment or the protocol's own files (AWS_PROFILE, ~/.aws, ~/.ssh)",
         )
@@ -80,7 +85,7 @@ def _local(text: str, cwd: str, *, escaped: bool = False) -> Url:
     if not text.startswith("/"):
         if not cwd:
             raise Invalid(f"not a URL or an absolute path: {_clean(text)}", code="bad-url", remedy=_FORMS)
-        text = os.path.join(cwd, text)  # noqa: PTH118 - names are not always text
+        text = os.path.join(cwd, text)
     raw = names.read(text) if escaped else os.fsencode(text)
     return Url("file", "", os.path.normpath(raw).lstrip(b"/"))
 

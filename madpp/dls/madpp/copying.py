@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -72,7 +71,7 @@ def copy(
     options: Options | None = None,
 ) -> Outcome:
     """Run the copies; the link learns from it where no file failed."""
-    started = time.monotonic()
+    started = context.now()
     before, kept = context.progress.bytes, context.progress.kept
     outcome = run_copies(
         source,
@@ -86,7 +85,7 @@ def copy(
     )
     if outcome.copied and outcome.complete and context.progress.kept == kept:
         moved = max(0, context.progress.bytes - before)
-        context.sites.observe(context.sites.link(*link), moved, outcome.copied, time.monotonic() - started)
+        context.sites.observe(context.sites.link(*link), moved, outcome.copied, (context.now() - started) / 1e9)
     return outcome
 
 

@@ -27,8 +27,10 @@ from dls.logistics.stores.posix_files import (
     dress,
     entry_of,
     make_folder,
+    make_link,
     open_up,
     same_file,
+    same_link,
     stamp_of,
     write_all,
 )
@@ -225,9 +227,8 @@ class PosixStore:
         if entry.kind == FOLDER:
             make_folder(path, entry)
         elif entry.kind == LINK:
-            self._place(path, partial(os.symlink, entry.target))
-            if entry.mtime_ns != NO_TIME:
-                os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+            if not same_link(path, entry):
+                self._place(path, partial(make_link, entry))
         elif entry.target:
             first = self._path(entry.target)
             if not same_file(first, path):
@@ -418,9 +419,8 @@ class PosixStore:
             self._folders.clear()
 
     def _beside(self, path: bytes) -> bytes:
-        if self._staging:
-            return path
-        return path[: path.rfind(b"/") + 1] + names.HIDDEN + b"new-" + ids.ulid().encode()
+        hidden = path[: path.rfind(b"/") + 1] + names.HIDDEN + b"new-"
+        return path if self._staging else hidden + ids.ulid().encode()
 
     def _create(self, path: bytes, mode: int) -> int:
         """A new file, replacing a leftover of the same name; bits that the umask hides are set by `_dress`."""

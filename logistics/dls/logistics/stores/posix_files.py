@@ -89,6 +89,23 @@ def open_up(root: bytes) -> None:
         open_up(one)
 
 
+def make_link(entry: Entry, path: bytes) -> None:
+    """A symbolic link, with its time."""
+    os.symlink(entry.target, path)
+    if entry.mtime_ns != NO_TIME:
+        os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+
+
+def same_link(path: bytes, entry: Entry) -> bool:
+    """Whether the link is there already: its folder may be closed for writing by now."""
+    try:
+        info = os.lstat(path)
+        same = st.S_ISLNK(info.st_mode) and os.readlink(path) == entry.target
+    except FileNotFoundError:
+        return False
+    return same and entry.mtime_ns in (NO_TIME, info.st_mtime_ns)
+
+
 def same_file(first: bytes, second: bytes) -> bool:
     try:
         return os.path.samestat(os.lstat(first), os.lstat(second))

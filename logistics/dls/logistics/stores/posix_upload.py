@@ -39,7 +39,10 @@ class PosixUpload:
             os.chmod(beside, 0o600)
             self._fd = os.open(beside, _FLAGS, 0o600)
         try:
+            self._own: set[int] | None = None
+            """Parts that this process wrote, where nothing lay here before; None where something may."""
             if os.fstat(self._fd).st_size != size:
+                self._own = set()
                 os.ftruncate(self._fd, 0)
                 allocate(self._fd, size)
         except OSError:
@@ -61,19 +64,26 @@ class PosixUpload:
 
     def write(self, number: int, data: bytes | bytearray | memoryview) -> str:
         """Write one part at its place."""
-        fd, at, view = self._open(), number * self.part, memoryview(data)
-        if number < 0 or at + len(view) > self._size:
+        self.piece(number, 0, data)
+        return ""
+
+    def piece(self, number: int, at: int, data: bytes | bytearray | memoryview) -> None:
+        """Write some of a part's bytes, `at` bytes from its start: a part here need not be gathered first."""
+        fd, at = self._open(), number * self.part + at
+        if number < 0 or at + len(data) > self._size:
             raise Invalid(f"part {number} reaches past the end of {names.show(self._key)}", code="bad-part")
+        view = memoryview(data)
         with met(self._where, self._key):
             while view:
                 done = os.pwrite(fd, view, at)
                 view, at = view[done:], at + done
-        return ""
+        if self._own is not None:
+            self._own.add(number)
 
     def back(self, number: int, receipt: str) -> Iterator[bytes] | bool:
-        """The bytes that lie at a part's place, to be hashed."""
+        """The bytes that lie at a part's place, to be hashed; False where nothing can lie there yet."""
         self._open()
-        return self._read(number)
+        return self._read(number) if self._own is None or number in self._own else False
 
     def _read(self, number: int) -> Iterator[bytes]:
         at = number * self.part

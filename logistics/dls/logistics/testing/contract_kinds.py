@@ -16,7 +16,7 @@ from dls.logistics.testing.spec import spec
 _TIME = 1_234_567_890_123_456_789
 _YEAR_2020 = 1_577_836_800_000_000_000
 _TIMES = (0, 1, _TIME, -1_000_000_001)
-_MODES = (0o644, 0o600, 0o755, 0o440, 0o777, 0o2750, 0o400, 0o1755, 0o4711, 0o1600)
+_MODES = (0o644, 0o600, 0o755, 0o440, 0o777, 0o2750, 0o400, 0o1755, 0o4711, 0o1600, 0o555)
 
 
 class KindRules(StoreHooks):
@@ -133,6 +133,7 @@ class KindRules(StoreHooks):
         paths = [e.path for e in store.list()]
         assert paths == sorted(paths)
         used = store.stat(b"used").entry
+        assert store.stamps([b"used"]) == [store.stat(b"used").stamp] != [b""]
         assert (used.path, used.kind, used.size, used.target) == (b"used", FOLDER, 0, b"")
         with pytest.raises((Conflict, NotFound)):
             get(store, b"empty")

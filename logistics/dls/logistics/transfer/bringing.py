@@ -18,7 +18,7 @@ from dls.logistics.transfer.parts import Alive, Large
 from dls.logistics.transfer.plan import Sorts
 from dls.logistics.transfer.receipt import Receipt
 from dls.logistics.transfer.small import FATAL, Small, passes
-from dls.logistics.transfer.threads import together
+from dls.logistics.transfer.threads import ending, together
 from dls.logistics.transfer.transfer import Transfer
 
 Errors = dict[int, DlsError]
@@ -118,14 +118,15 @@ def _attempt(transfer: Transfer, segment: Segment, i: int, streams: int) -> Foun
     if finished is not None:
         return finished
     upload = _upload(transfer, entry, log.token(i))
+    work = Large(transfer.source, entry, i, log, transfer.progress, transfer.alive, upload, streams)
     try:
         if upload.token and upload.token != log.token(i):
             log.add_token(i, Opened(upload.token, entry.path, entry.size))
-        work = Large(transfer.source, entry, i, log, transfer.progress, transfer.alive, upload, streams)
         digest, blocks = work.run()
         transfer.alive()
         stamp = upload.finish()
     except DlsError as exc:
+        work.take_back()
         if exc.code in ("content-differs", "target-changed"):  # what was written is wrong, and so is what the log says
             log.forget(i)
             with suppress(DlsError):
@@ -165,7 +166,10 @@ def _fresh(transfer: Transfer, segment: Segment, i: int, source: bytes, log: Log
     good = proven(stage, segment, [i], expected, transfer.tick) if stamp and expected else {}
     log.forget(i)
     log.begin(i, source)
-    return (*good[i], stamp) if i in good else None
+    if i not in good:
+        return None
+    transfer.progress.moved(entry.size)
+    return (*good[i], stamp)
 
 
 def _unmoved(transfer: Transfer, segment: Segment, found: dict[int, Found], errors: Errors) -> None:
@@ -192,14 +196,15 @@ def proven(
     """Which files that lie at `store` are what is expected: read where they lie, hashed, compared."""
     good: dict[int, Known] = {}
     wants = [Want(i, segment.paths[i], segment.sizes[i]) for i in sorted(ordinals) if segment.sizes[i] <= SMALL]
-    for i, body, error in store.fetch(wants) if wants else ():
-        tick()
-        if error is None:
-            digest = digests.of(body)
-            if digest == expected[i][0] and len(body) == segment.sizes[i]:
-                good[i] = digest, b""
-        elif error.code in FATAL:
-            raise error
+    with ending(store.fetch(wants) if wants else ()) as bodies:
+        for i, body, error in bodies:
+            tick()
+            if error is None:
+                digest = digests.of(body)
+                if digest == expected[i][0] and len(body) == segment.sizes[i]:
+                    good[i] = digest, b""
+            elif error.code in FATAL:
+                raise error
     for i in sorted(ordinals):
         if segment.sizes[i] > SMALL:
             known = _proven_large(store, segment, i, expected[i], tick)

@@ -14,7 +14,7 @@ from dls.logistics.errors import Conflict, Corrupt
 from dls.logistics.store import Store, Upload
 from dls.logistics.transfer.log import Log, blocks_of
 from dls.logistics.transfer.progress import Progress
-from dls.logistics.transfer.threads import together
+from dls.logistics.transfer.threads import ending, together
 
 Alive = Callable[[], None]
 """Raises where the transfer was given up."""
@@ -43,8 +43,14 @@ class Large:
         try:
             return self._run()
         except BaseException:
-            self.progress.moved(-self._counted)
+            self.take_back()
             raise
+
+    def take_back(self) -> None:
+        """What was counted came to nothing."""
+        with self._lock:
+            counted, self._counted = self._counted, 0
+        self.progress.moved(-counted)
 
     def _run(self) -> tuple[bytes, bytes]:
         entry = self.entry
@@ -63,6 +69,7 @@ class Large:
                 data = self._part(number, part, need=whole is not None)
                 if whole is not None and data is not None:
                     whole.feed(number, data, self.alive, stop)
+                del data  # before the next part is made: one part in memory for each stream
 
         together(work, min(self.streams, count))
         if whole is None:
@@ -90,10 +97,15 @@ class Large:
                 self._blocks[number] = expected
                 self._count(len(data))
                 return data
+            del data
         return self._bring(number, start, stop, expected if there is True else None)
 
-    def _bring(self, number: int, start: int, stop: int, there: list[bytes] | None) -> bytearray:
+    def _bring(self, number: int, start: int, stop: int, there: list[bytes] | None) -> bytearray | None:
         """Fetch one part and write it, unless the target proved that it holds the blocks `there`."""
+        piece = getattr(self.upload, "piece", None)
+        if piece is not None and self.entry.blocks and there is None:
+            self._through(number, start, stop, piece)
+            return None
         data = self._fetch(start, stop)
         found = self._blocks[number] = _blocks(data)
         if self.entry.blocks and found != self._wanted(start, stop):
@@ -108,6 +120,24 @@ class Large:
             self.log.add_blocks(self.i, start // digests.BLOCK, found)
         return data
 
+    def _through(self, number: int, start: int, stop: int, piece: Callable[[int, int, bytes], None]) -> None:
+        """Write one block of known digest as its bytes come, ungathered: nothing sees it before it is proven."""
+        self.progress.requests += 1
+        hasher, length = digests.Hasher(0), stop - start
+        more = stop == self.entry.size
+        with ending(self.source.read(self.entry.path, start, stop + 1 if more else stop)) as chunks:
+            for chunk in chunks:
+                if hasher.length + len(chunk) > length:
+                    raise _length(self.source.url, self.entry, "more")
+                piece(number, hasher.length, chunk)
+                hasher.update(chunk)
+                self._count(len(chunk))
+                self.alive()
+        if hasher.length != length:
+            raise _length(self.source.url, self.entry, "fewer")
+        if [hasher.digest()] != self._wanted(start, stop):
+            raise differs(self.source.url, self.entry)
+
     def _wanted(self, start: int, stop: int) -> list[bytes]:
         first, last = start // digests.BLOCK, -(-stop // digests.BLOCK)
         return [self.entry.blocks[32 * k : 32 * k + 32] for k in range(first, last)]
@@ -120,13 +150,14 @@ class Large:
 
     def _gather(self, chunks: Iterator[bytes], length: int) -> bytearray | None:
         buffer, at = bytearray(length), 0
-        for chunk in chunks:
-            if at + len(chunk) > length:
-                return None
-            buffer[at : at + len(chunk)] = chunk
-            at += len(chunk)
-            self.progress.ticks += 1
-            self.alive()
+        with ending(chunks):
+            for chunk in chunks:
+                if at + len(chunk) > length:
+                    return None
+                buffer[at : at + len(chunk)] = chunk
+                at += len(chunk)
+                self.progress.ticks += 1
+                self.alive()
         return buffer if at == length else None
 
     def _fetch(self, start: int, stop: int) -> bytearray:
@@ -134,13 +165,14 @@ class Large:
         self.progress.requests += 1
         more = stop == self.entry.size
         buffer, at = bytearray(stop - start), 0
-        for chunk in self.source.read(self.entry.path, start, stop + 1 if more else stop):
-            if at + len(chunk) > len(buffer):
-                raise _length(self.source.url, self.entry, "more")
-            buffer[at : at + len(chunk)] = chunk
-            at += len(chunk)
-            self._count(len(chunk))
-            self.alive()
+        with ending(self.source.read(self.entry.path, start, stop + 1 if more else stop)) as chunks:
+            for chunk in chunks:
+                if at + len(chunk) > len(buffer):
+                    raise _length(self.source.url, self.entry, "more")
+                buffer[at : at + len(chunk)] = chunk
+                at += len(chunk)
+                self._count(len(chunk))
+                self.alive()
         if at != len(buffer):
             raise _length(self.source.url, self.entry, "fewer")
         return buffer

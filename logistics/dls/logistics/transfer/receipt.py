@@ -87,6 +87,8 @@ def decode_stamps(data: bytes, count: int) -> list[bytes]:
         form, width = struct.unpack_from("<BI", data)
         at, out = 5, list[bytes]()
         if form == 0:
+            if len(data) != at + width * count:
+                raise Corrupt(f"{len(data)} bytes of stamps for {count} entries", code="state-damaged")
             blank = bytes(width)
             out = [data[k : k + width] for k in range(at, at + width * count, width)] if width else [b""] * count
             if blank in out:

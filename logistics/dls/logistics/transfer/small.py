@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dls.logistics import digest as digests
 from dls.logistics.errors import Denied, DlsError
 from dls.logistics.segment import Segment
-from dls.logistics.store import Item, Store, Want
+from dls.logistics.store import Done, Got, Item, Store, Want
 from dls.logistics.transfer.listing import moving
 from dls.logistics.transfer.parts import differs
 from dls.logistics.transfer.progress import Progress
+from dls.logistics.transfer.threads import ending
 
 FATAL = frozenset(
     {
@@ -82,15 +83,21 @@ class Small:
             self._once(todo)
 
     def _once(self, todo: Sequence[int]) -> None:
-        if self.target is None:
-            for item in self._bodies(todo):
-                self.stamps[item.i] = b""
-                self.progress.settled(1, self.segment.sizes[item.i])
-            return
+        paths, sizes = self.segment.paths, self.segment.sizes
+        with ending(self.source.fetch([Want(i, paths[i], sizes[i]) for i in todo])) as bodies:
+            if self.target is None:
+                for item in self._items(bodies):
+                    self.stamps[item.i] = b""
+                    self.progress.settled(1, sizes[item.i])
+                return
+            with ending(self.target.put(self._items(bodies))) as answers:
+                self._put(answers)
+
+    def _put(self, answers: Iterable[Done]) -> None:
         stamps, sizes, placed = self.stamps, self.segment.sizes, self.placed
         files = size = 0
         try:
-            for i, stamp, error in self.target.put(self._bodies(todo)):
+            for i, stamp, error in answers:
                 if error is not None:
                     self._fail(i, error, target=True)
                     continue
@@ -104,11 +111,11 @@ class Small:
         finally:
             self.progress.settled(files, size)
 
-    def _bodies(self, todo: Sequence[int]) -> Iterator[Item]:
+    def _items(self, bodies: Iterable[Got]) -> Iterator[Item]:
         segment, progress, alive, found = self.segment, self.progress, self.alive, self.digests
         paths, sizes, modes, mtimes = segment.paths, segment.sizes, segment.modes, segment.mtimes
         wanted, unknown, hashed = segment.digests, digests.UNKNOWN, digests.of
-        for i, body, error in self.source.fetch([Want(i, paths[i], sizes[i]) for i in todo]):
+        for i, body, error in bodies:
             alive()
             progress.requests += 1
             progress.ticks += 1

@@ -8,12 +8,25 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from dls.logistics.errors import Unavailable
 
 T = TypeVar("T")
+
+
+@contextmanager
+def ending(stream: Iterable[T]) -> Iterator[Iterable[T]]:
+    """A stream that is closed at the end of the block, read to its end or not: what it holds open is freed then, not
+    when an exception that passed through is forgotten."""
+    try:
+        yield stream
+    finally:
+        close = getattr(stream, "close", None)
+        if close is not None:
+            close()
 
 
 def together(work: Callable[[threading.Event], None], count: int) -> None:

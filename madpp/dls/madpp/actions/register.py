@@ -10,7 +10,7 @@ from dls.catalogue.model import Port
 from dls.logistics import url
 from dls.logistics.errors import DlsError
 from dls.logistics.transfer.listing import listed
-from dls.logistics.transfer.prove import Depth, prove
+from dls.logistics.transfer.prove import Depth, Proof, prove
 from dls.madpp.action import Context, Facts, bounded, checked
 from dls.madpp.copying import estimate, failed
 from dls.madpp.facts import hardware, software
@@ -71,24 +71,29 @@ class Register:
         )
         for failures in (proof.corrupt, proof.missing, proof.unread):
             failed(failures, f"reading {store.url}")
+        facts = self._record(context, key, at, store.url, proof, whole=not only, started=started)
+        return bounded({**facts, "read": proof.read, "trusted": proof.trusted, **counts(proof.manifest)})
+
+    def _record(
+        self, context: Context, key: str, at: url.Url, root: str, proof: Proof, *, whole: bool, started: int
+    ) -> Facts:
+        """Dataset, version, replica, lineage; what contradicts older records is taken back."""
         step = f"register {key} {at} {proof.manifest.content.hex()}"
         version, number = versioned(context, step, key, proof.manifest, self.note)
         inside = site_of(context, at)
-        replica = AddReplica(
-            key, store.url, number, inside.id if inside else "", evidence=evidence(context, "read in full")
-        )
+        replica = AddReplica(key, root, number, inside.id if inside else "", evidence=evidence(context, "read in full"))
         done = record(
             context,
             step,
             [
                 PutDataset(key, title=self.title or None),
                 *version,
-                *contradicted(context, store.url, proof.manifest, whole=not only),
+                *contradicted(context, root, proof.manifest, whole=whole),
                 *placed(context, replica),
             ],
             AddActivity(
                 "register",
-                used=(Port(store.url),),
+                used=(Port(root),),
                 generated=(Port(f"{key}@{number}" if number else key),),
                 started_ns=started,
                 software=software(),
@@ -96,17 +101,14 @@ class Register:
             ),
         )
         added = done.of(AddVersion)
-        facts = {
-            "dataset": added.id or f"{key}@{number}",
+        dataset = added.id or f"{key}@{number}"
+        return {
+            "dataset": dataset,
             "new": added.changed,
-            "url": store.url,
-            "replica": replica_id(context, added.id or f"{key}@{number}", store.url),
+            "url": root,
+            "replica": replica_id(context, dataset, root),
             "activity": done.activity,
-            "read": proof.read,
-            "trusted": proof.trusted,
-            **counts(proof.manifest),
         }
-        return bounded(facts)
 
 
 def _alive(context: Context) -> None:

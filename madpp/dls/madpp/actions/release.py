@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -75,35 +76,30 @@ class Release:
 def let_go(context: Context, buffer: Buffer, user: str) -> Freeing | None:
     """Drop a user's lease.  With the last one it is looked whether anything in the buffer is nowhere else; what is left
     to do then, or Conflict `buffer-dirty`."""
-    if buffer.state is State.FREEING or held_by_others(buffer, user, context.now()):
+    if buffer.state in LIVE and held_by_others(buffer, user, context.now()):
         return context.buffers.release(buffer.id, user, by=context.actor.name)
     with unused(context, buffer):
-        secure(context, buffer)
+        if buffer.state in LIVE:
+            secure(context, buffer)
         try:
             return context.buffers.release(buffer.id, user, by=context.actor.name)
         finally:
             context.buffers.revoke(NOTHING + buffer.id, by=context.actor.name)  # of a buffer that lives on
 
 
-class unused:  # noqa: N801 - reads as a word in `with unused(context, buffer)`
+@contextmanager
+def unused(context: Context, buffer: Buffer) -> Iterator[None]:
     """Hold the need of a buffer's content, so that nobody fills it meanwhile; Unavailable `need-busy` where a run does.
 
     Nothing is asked for a content that is not known: then nobody else can come to it."""
-
-    def __init__(self, context: Context, buffer: Buffer) -> None:
-        wanted = (buffer.content, buffer.storage, context.run)
-        self._claim = context.needs.claim(*wanted, timeout=0.0) if buffer.content else None
-
-    def __enter__(self) -> None:
-        if self._claim is None:
-            return
-        self._claim.__enter__()
-        if not self._claim.is_held:
+    if not buffer.content:
+        yield
+        return
+    with context.needs.claim(buffer.content, buffer.storage, context.run, timeout=0.0) as claim:
+        if not claim.is_held:
             raise Unavailable("another run has just worked on it", code="need-busy", remedy="run the same again")
-
-    def __exit__(self, *how: object) -> None:
-        if self._claim is not None and self._claim.is_held:
-            self._claim.finish({})
+        yield
+        claim.finish({})
 
 
 def find(context: Context, text: str) -> Buffer:
@@ -152,13 +148,18 @@ def free_expired(context: Context, storage: Storage) -> int:
     buffers freed.  Contents that are nowhere else stay, and are told of.  Trouble with one ends nothing else."""
     freed = 0
     for step in context.buffers.unfinished(storage.id):
-        freed += _tried(context, step.buffer, lambda step=step: finish(context, step))  # type: ignore[misc]
+        freed += _tried(context, step.buffer, lambda step=step: _continue(context, step))  # type: ignore[misc]
     for buffer in _idle(context, storage):
         if buffer.content or buffer.contents is Contents.CLEAN:
             freed += _tried(context, buffer, lambda buffer=buffer: _reclaim(context, buffer))  # type: ignore[misc]
     if not any(buffer.contents is Contents.CLEAN for buffer in _idle(context, storage)):
         context.buffers.expire(storage.id)  # frees nothing then: warns, once, of what is unsaved
     return freed
+
+
+def _continue(context: Context, step: Freeing) -> None:
+    with unused(context, step.buffer):
+        finish(context, step)
 
 
 def _idle(context: Context, storage: Storage) -> list[Buffer]:

@@ -1,0 +1,55 @@
+"""Every action that we ship, against the rules of specs/action.md."""
+
+import pytest
+
+from dls.madpp.testing import ours
+
+
+@pytest.fixture(autouse=True)
+def _every_point(request: pytest.FixtureRequest, faults_full: bool) -> None:
+    if faults_full:
+        request.instance.points = 0
+
+
+class TestRegister(ours.RegisterContract):
+    pass
+
+
+class TestStageIn(ours.StageInContract):
+    pass
+
+
+class TestStageInAddress(ours.StageInAddressContract):
+    pass
+
+
+class TestStageInMemory(ours.StageInMemoryContract):
+    pass
+
+
+class TestStageOut(ours.StageOutContract):
+    pass
+
+
+class TestStageOutDataset(ours.StageOutDatasetContract):
+    pass
+
+
+class TestVerify(ours.VerifyContract):
+    pass
+
+
+class TestCompute(ours.ComputeContract):
+    pass
+
+
+class TestRelease(ours.ReleaseContract):
+    pass
+
+
+class TestWithdraw(ours.WithdrawContract):
+    pass
+
+
+class TestRestore(ours.RestoreContract):
+    pass

@@ -1,0 +1,12 @@
+"""The rules of our own actions, ACTION-14 and on."""
+
+from dls.madpp.testing.bringing import BringingRules
+from dls.madpp.testing.keeping import KeepingRules
+
+
+class TestBringing(BringingRules):
+    pass
+
+
+class TestKeeping(KeepingRules):
+    pass

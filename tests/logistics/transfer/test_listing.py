@@ -1,0 +1,74 @@
+"""Listings: what lies at a source, with the stamps that it had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dls.logistics.errors import Conflict, NotFound
+from dls.logistics.stores.memory import MemoryStore
+from dls.logistics.testing.contract_transfer import small_scale
+from dls.logistics.testing.faults import Around
+from dls.logistics.testing.spec import spec
+from dls.logistics.transfer.listing import known, listed
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryStore]:
+    small_scale(monkeypatch)
+    store = MemoryStore("listing")
+    for n in range(25):
+        store.write(b"f%02d" % n, [b"x" * n])
+    yield store
+    MemoryStore.forget("listing")
+
+
+@spec("TRANSFER-27")
+def test_a_listing_holds_names_sizes_and_stamps(store: MemoryStore, tmp_path: Path) -> None:
+    ticks: list[int] = []
+    wanted = listed(store, tmp_path / "spool", tick=lambda: ticks.append(1))
+    assert (wanted.known, wanted.name) == (False, f"from:{store.url}")
+    assert [e.path for e in wanted.manifest] == [b"f%02d" % n for n in range(25)]
+    assert len(wanted.manifest.refs) == len(ticks) > 1
+    for _ in range(2):  # in any order, as often as asked
+        for ref in reversed(wanted.manifest.refs):
+            segment = wanted.manifest.load(ref.digest)
+            assert wanted.stamps is not None
+            assert list(wanted.stamps(ref.digest)) == store.stamps(segment.paths)
+    assert list((tmp_path / "spool").iterdir()) == [], "the spool has no name"
+    hashed = known(wanted.manifest)
+    assert (hashed.known, hashed.name, hashed.stamps) == (True, f"blake3:{wanted.manifest.content.hex()}", None)
+
+
+def test_one_file_alone(store: MemoryStore) -> None:
+    wanted = listed(store, only=b"f03")
+    assert [e.path for e in wanted.manifest] == [b"f03"]
+    assert wanted.name == f"from:{store.url}/f03"
+    for absent in (b"f", b"g", b"f03x"):
+        with pytest.raises(NotFound) as told:
+            listed(store, only=absent)
+        assert told.value.code == "no-source"
+        assert told.value.facts["store"].endswith(absent.decode())
+
+
+def test_nothing_there_is_told_and_an_empty_folder_is_not(store: MemoryStore) -> None:
+    with pytest.raises(NotFound):
+        listed(store.below(b"absent"))
+    store.write(b"sub/x", [b""])
+    store.delete(b"sub/x")
+    assert listed(store.below(b"sub")).manifest.entries == 0
+
+
+@spec("TRANSFER-16")
+def test_a_file_that_vanishes_while_it_is_listed_is_told(store: MemoryStore) -> None:
+    class Vanishing(Around):
+        def step(self, verb: str, key: bytes = b"") -> bool:
+            if verb == "list.item" and key == b"f02":
+                self.inner.delete(b"f01")
+            return False
+
+    with pytest.raises(Conflict) as told:
+        listed(Vanishing(store))
+    assert (told.value.code, told.value.facts["key"]) == ("source-changed", "f01")

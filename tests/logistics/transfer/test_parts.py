@@ -1,0 +1,186 @@
+"""Large files: ranges in several streams, hashed in order, resumed at the part."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from dls.logistics import digest as digests
+from dls.logistics.entry import FILE, Entry
+from dls.logistics.errors import Conflict, Corrupt, Unavailable
+from dls.logistics.store import Store
+from dls.logistics.stores.memory import MemoryStore
+from dls.logistics.stores.posix import PosixStore
+from dls.logistics.testing.contract_transfer import BIG, BLOCK
+from dls.logistics.testing.faults import Around, Faulty, Recording
+from dls.logistics.testing.spec import spec
+from dls.logistics.transfer.log import Log
+from dls.logistics.transfer.parts import Large
+from dls.logistics.transfer.progress import Progress
+
+SIZES = [BLOCK - 1, BLOCK, BLOCK + 1, BIG, BIG + 1, BIG + BLOCK]
+
+
+def content(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+def entry_of(data: bytes, form: str) -> Entry:
+    cut = [data[k : k + BLOCK] for k in range(0, len(data), BLOCK)] if len(data) > BIG else []
+    if form == "unknown":
+        return Entry(b"f", FILE, len(data))
+    return Entry(b"f", FILE, len(data), digests.of(data), blocks=b"".join(map(digests.of, cut)))
+
+
+@pytest.fixture(params=["memory", "posix", "posix staging"])
+def target(request: pytest.FixtureRequest, memory: Callable[[], MemoryStore], target: PosixStore) -> Store:
+    if request.param == "memory":
+        return memory()
+    return target.below(b"sub", staging=True) if request.param == "posix staging" else target
+
+
+def large(source: Store, target: Store | None, entry: Entry, log: Log, **more: Any) -> tuple[Large, Any]:
+    upload = target.upload(b"f", entry.size, token=log.token(0), mode=0o644, mtime_ns=5) if target else None
+    work = Large(source, entry, 0, log, more.pop("progress", Progress()), more.pop("alive", lambda: None), upload)
+    work.streams = more.pop("streams", 1)
+    return work, upload
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("form", ["known", "unknown"])
+@pytest.mark.parametrize("streams", [1, 3])
+@spec("TRANSFER-7")
+def test_any_size_arrives(memory: Callable[[], MemoryStore], target: Store, size: int, form: str, streams: int) -> None:
+    source, data, progress = memory(), content(size), Progress()
+    source.write(b"f", [data])
+    whole = entry_of(data, "known")
+    work, upload = large(source, target, entry_of(data, form), Log(None), streams=streams, progress=progress)
+    assert work.run() == (whole.digest, whole.blocks)
+    stamp = upload.finish()
+    assert target.stamps([b"f"]) == [stamp]
+    assert b"".join(target.read(b"f")) == data
+    assert (progress.bytes, progress.requests) == (size, -(-size // BLOCK))
+    hashing, _ = large(source, None, entry_of(data, form), Log(None), streams=streams)
+    assert hashing.run() == (whole.digest, whole.blocks)
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+@pytest.mark.parametrize("form", ["known", "unknown"])
+@spec("TRANSFER-9", "TRANSFER-26")
+def test_a_cut_file_is_resumed_at_the_part(
+    memory: Callable[[], MemoryStore], target: Store, at: int, form: str, tmp_path: Any
+) -> None:
+    source, data, progress = memory(), content(BIG + 7), Progress()
+    source.write(b"f", [data])
+    log = Log(tmp_path / "log")
+    faulty = Faulty(source, at, "error", ["read"])
+    work, upload = large(faulty, target, entry_of(data, form), log, progress=progress)
+    if upload.token:
+        from dls.logistics.transfer.log import Opened
+
+        log.add_token(0, Opened(upload.token, b"f", len(data)))
+    with pytest.raises(Unavailable):
+        work.run()
+    assert progress.bytes == 0, "taken back"
+    upload.close()
+    log.close()
+    reads: list[tuple[str, bytes]] = []
+    work, upload = large(Recording(source, reads), target, entry_of(data, form), Log(tmp_path / "log"))
+    assert work.run()[0] == digests.of(data)
+    upload.finish()
+    assert b"".join(target.read(b"f")) == data
+    asked = sum(verb == "read" for verb, _ in reads)
+    gives_back = upload.token == ""
+    assert asked == (6 - at if form == "known" or gives_back else 5)
+
+
+@pytest.mark.parametrize("what", ["longer", "shorter", "other", "other end"])
+@pytest.mark.parametrize("form", ["known", "unknown"])
+@pytest.mark.parametrize("size", [BLOCK + 5, BIG + 5])
+@spec("TRANSFER-16", "TRANSFER-7")
+def test_a_source_that_is_not_what_was_listed_is_told(
+    memory: Callable[[], MemoryStore], target: Store, what: str, form: str, size: int
+) -> None:
+    source, data = memory(), content(size)
+    other = {
+        "longer": data + b"x",
+        "shorter": data[:-1],
+        "other": bytes((data[0] ^ 1,)) + data[1:],
+        "other end": data[:-1] + bytes((data[-1] ^ 1,)),
+    }[what]
+    source.write(b"f", [other])
+    work, _ = large(source, target, entry_of(data, form), Log(None))
+    if what.startswith("other") and form == "unknown":
+        assert work.run()[0] == digests.of(other)
+        return
+    with pytest.raises(Conflict if what in ("longer", "shorter") else Corrupt) as told:
+        work.run()
+    assert told.value.code == ("source-changed" if what in ("longer", "shorter") else "content-differs")
+    assert told.value.facts["key"] == "f"
+    with pytest.raises(Conflict if what in ("longer", "shorter") else Corrupt):
+        large(source, None, entry_of(data, form), Log(None))[0].run()
+
+
+@spec("TRANSFER-10", "TRANSFER-7")
+def test_wrong_bytes_in_a_part_that_lies_there_are_fetched_again(
+    memory: Callable[[], MemoryStore], target: Store
+) -> None:
+    if isinstance(target, MemoryStore):
+        return
+    source, data = memory(), content(BIG + 5)
+    source.write(b"f", [data])
+    first = target.upload(b"f", len(data))
+    for number in range(5):
+        first.write(number, data[number * BLOCK : (number + 1) * BLOCK])
+    first.write(2, b"bad")
+    first.close()
+    reads: list[tuple[str, bytes]] = []
+    work, upload = large(Recording(source, reads), target, entry_of(data, "known"), Log(None))
+    work.run()
+    upload.finish()
+    assert b"".join(target.read(b"f")) == data
+    assert sum(verb == "read" for verb, _ in reads) == 1
+
+
+@spec("TRANSFER-27")
+def test_a_stream_waits_with_one_part_at_most(memory: Callable[[], MemoryStore]) -> None:
+    source, data = memory(), content(BIG + 3 * BLOCK)
+    source.write(b"f", [data])
+    gate, started = threading.Event(), list[int]()
+
+    class Held(Around):
+        def read(self, key: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+            started.append(start)
+            if start == 0:
+                gate.wait(10)
+            return super().read(key, start, stop)
+
+    threading.Timer(0.3, gate.set).start()
+    seen: list[int] = []
+    threading.Timer(0.2, lambda: seen.append(len(started))).start()
+    work, _ = large(Held(source), None, entry_of(data, "unknown"), Log(None), streams=3)
+    assert work.run()[0] == digests.of(data)
+    assert seen == [3]
+
+
+@spec("TRANSFER-21")
+def test_one_that_is_given_up_stops(memory: Callable[[], MemoryStore], target: Store) -> None:
+    source, data, calls = memory(), content(BIG + 5), [0]
+    source.write(b"f", [data])
+
+    def alive() -> None:
+        calls[0] += 1
+        if calls[0] > 4:
+            raise Unavailable("given up", code="stalled")
+
+    for streams in (1, 3):
+        calls[0] = 0
+        work, upload = large(source, target, entry_of(data, "unknown"), Log(None), alive=alive, streams=streams)
+        with pytest.raises(Unavailable):
+            work.run()
+        upload.abort()
+    assert target.stamps([b"f"]) == [b""]

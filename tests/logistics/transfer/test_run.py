@@ -1,0 +1,600 @@
+"""Transfers in odd situations: what is there already, what stands in the way, what fails at an awkward moment."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.compare import same_tree
+from dls.logistics import digest as digests
+from dls.logistics.database import Database
+from dls.logistics.entry import FILE, FOLDER, LINK, Entry
+from dls.logistics.errors import Conflict, Denied, DlsError, Exists, Invalid, Unavailable, Unsupported
+from dls.logistics.manifest import in_memory
+from dls.logistics.names import Names
+from dls.logistics.store import Can, Store
+from dls.logistics.stores.memory import MemoryStore
+from dls.logistics.stores.posix import PosixStore
+from dls.logistics.testing.faults import Around, Recording
+from dls.logistics.testing.spec import spec
+from dls.logistics.transfer import evidence
+from dls.logistics.transfer.listing import Wanted, known, listed
+from dls.logistics.transfer.progress import Progress
+from dls.logistics.transfer.prove import prove
+from dls.logistics.transfer.receipt import MemoryReceipts, Place, Receipt, SqlReceipts
+from dls.logistics.transfer.run import Options, Outcome, run_copies
+
+PROCESS = Options(durability="process")
+Log = list[tuple[str, bytes]]
+
+
+def hashed(store: Store) -> Wanted:
+    return known(prove(store, listed(store), MemoryReceipts()).manifest)
+
+
+class Doing(Around):
+    """Calls `act(verb, key)` before each operation; it may raise."""
+
+    def __init__(self, inner: Store, act: Callable[[str, bytes], None]) -> None:
+        super().__init__(inner)
+        self.act = act
+
+    def part_of(self, inner: Store) -> Doing:
+        return Doing(inner, self.act)
+
+    def step(self, verb: str, key: bytes = b"") -> bool:
+        self.act(verb, key)
+        return False
+
+
+class Remote(Around):
+    """A store that cannot rename: direct publishing."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.can = inner.can - {Can.MOVE, Can.SYNC}
+
+
+def failing(verb: str, error: DlsError, key: bytes = b"", times: int = 1) -> Callable[[str, bytes], None]:
+    left = [times]
+
+    def act(v: str, k: bytes) -> None:
+        if v == verb and key in (b"", k) and left[0]:
+            left[0] -= 1
+            raise error
+
+    return act
+
+
+# ------------------------------------------------------------------------------------------------- what is published
+
+
+@spec("TRANSFER-29")
+@pytest.mark.parametrize("root", [b"x", b"a/b"])
+def test_a_manifest_without_entries_publishes_an_empty_folder(
+    tmp_path: Path, target: PosixStore, memory: Callable[[], MemoryStore], root: bytes
+) -> None:
+    wanted = known(in_memory([]))
+    for store in (target, memory()):
+        for _ in range(2):
+            assert run_copies(memory(), store, root, wanted, MemoryReceipts()).complete
+        assert store.below(root).exists()
+        assert [(e.path, e.kind) for e in store.list()] == [(root, FOLDER)]
+    assert run_copies(memory(), Remote(memory()), root, wanted, MemoryReceipts()).complete
+    assert run_copies(memory(), target, b"", wanted, MemoryReceipts()).complete
+
+
+@spec("TRANSFER-5", "TRANSFER-4")
+@pytest.mark.parametrize("root", [b"", b"out", b"a/out"])
+@pytest.mark.parametrize("there", [False, True])
+def test_an_empty_folder_at_the_target_stays_itself(
+    tmp_path: Path, source: PosixStore, root: bytes, there: bool
+) -> None:
+    final = tmp_path / "site" / root.decode()
+    if there:
+        final.mkdir(parents=True)
+    inode = final.stat().st_ino if there else 0
+    outcome = run_copies(source, PosixStore(tmp_path / "site"), root, listed(source), MemoryReceipts(), logs=tmp_path)
+    assert outcome.complete
+    assert same_tree(tmp_path / "from", final) == []
+    assert not there or final.stat().st_ino == inode
+    assert sorted(p.name for p in final.iterdir()) == ["big", "d0", "d1", "d2", "middle"]
+    assert sorted(p.suffix for p in tmp_path.iterdir() if p.is_file()) == []
+
+
+@spec("TRANSFER-5")
+def test_what_else_lies_at_the_target_is_not_touched(tmp_path: Path, source: PosixStore, target: PosixStore) -> None:
+    target.write(b"out/mine", [b"mine"])
+    target.write(b"out/d0/mine", [b"mine"])
+    assert run_copies(source, target, b"out", listed(source), MemoryReceipts()).complete
+    assert b"".join(target.read(b"out/mine")) == b"".join(target.read(b"out/d0/mine")) == b"mine"
+
+
+@spec("TRANSFER-4", "TRANSFER-5")
+def test_staging_beside_a_target_that_came_to_be_meanwhile_is_swept(
+    tmp_path: Path, source: PosixStore, target: PosixStore
+) -> None:
+    wanted, receipts = hashed(source), MemoryReceipts()
+    source.delete(b"d2/f02")
+    assert not run_copies(source, target, b"out", wanted, receipts).complete
+    source.write(b"d2/f02", [b"0202"], mode=0o640, mtime_ns=2)
+    assert [p.name[:5] for p in (tmp_path / "site").iterdir()] == [".dls-"]
+    (tmp_path / "site/out").mkdir()
+    assert run_copies(source, target, b"out", wanted, receipts).complete
+    assert [p.name for p in (tmp_path / "site").iterdir()] == ["out"]
+
+
+# -------------------------------------------------------------------------------------------------------- refusals
+
+
+@spec("TRANSFER-11")
+def test_trees_within_each_other_are_refused(tmp_path: Path, source: PosixStore) -> None:
+    above = PosixStore(tmp_path)
+    cases: list[tuple[Store, Store, bytes, Wanted]] = [
+        (source, source, b"", listed(source)),
+        (source, source, b"copy", listed(source)),
+        (source, source, b"d0", hashed(source)),
+        (source, source, b"d0/f03", hashed(source)),
+        (source, source, b"d0/f03/x", hashed(source)),
+        (source, source, b"big/x", hashed(source)),
+        (source, above, b"", known(in_memory([Entry(b"from/d0/f00", FILE)]))),
+        (source, above, b"", known(in_memory([Entry(b"from", FILE)]))),
+    ]
+    before = sorted(source.list())
+    for one, other, root, wanted in cases:
+        with pytest.raises(Invalid) as told:
+            run_copies(one, other, root, wanted, MemoryReceipts(), options=PROCESS)
+        assert told.value.code == "same-place", root
+    assert sorted(source.list()) == before
+    for root, wanted in (
+        (b"copy", hashed(source)),
+        (b"d0/x", hashed(source)),
+        (b"d", hashed(source)),
+        (b"x", listed(source, only=b"big")),
+    ):
+        assert run_copies(source, source, root, wanted, MemoryReceipts(), options=PROCESS).complete
+    assert run_copies(source, PosixStore(tmp_path / "from2"), b"x", listed(source), MemoryReceipts()).complete
+    plain = known(in_memory([Entry(b"big", FILE, 262400)]))
+    assert run_copies(source, above, b"", plain, MemoryReceipts(), options=PROCESS).complete
+
+
+@spec("TRANSFER-11")
+def test_names_that_cannot_be_held_are_refused_before_anything_moves(
+    source: PosixStore, memory: Callable[[], MemoryStore]
+) -> None:
+    class Short(MemoryStore):
+        names = Names(key_bytes=12)
+
+    log: Log = []
+    inner = Short(memory()._name)
+    with pytest.raises(Unsupported) as told:
+        run_copies(source, Recording(inner, log), b"longer-root", listed(source), MemoryReceipts())
+    assert told.value.code == "name-not-held"
+    assert {verb for verb, _ in log} <= {"exists"}
+
+
+@spec("TRANSFER-11", "TRANSFER-14")
+@pytest.mark.parametrize("form", ["known", "unknown"])
+def test_other_kinds_in_the_way_are_refused_and_replaced_only_when_named(
+    tmp_path: Path, target: PosixStore, form: str
+) -> None:
+    source = PosixStore(tmp_path / "from")
+    source.write(b"file", [b"f"])
+    source.write(b"sub/file", [b"s"])
+    source.write(b"up/sub/file", [b"s"])
+    source.make([Entry(b"folder", FOLDER), Entry(b"link", LINK, target=b"file"), Entry(b"name", FILE, target=b"file")])
+    out = tmp_path / "site/out"
+    (out / "file").mkdir(parents=True)
+    for name in ("folder", "link", "name", "sub", "up"):
+        (out / name).write_bytes(b"mine")
+    wanted = hashed(source) if form == "known" else listed(source)
+    with pytest.raises(Exists) as told:
+        run_copies(source, target, b"out", wanted, MemoryReceipts(), options=PROCESS)
+    assert told.value.facts["keys"] == ["sub/file", "up/sub/file"] or set(told.value.facts["keys"]) == {
+        "file", "folder", "link", "name", "sub/file", "up/sub/file"
+    }  # fmt: skip
+    assert told.value.facts["count"] == 6
+    assert [(out / n).read_bytes() for n in ("folder", "link", "name", "sub", "up")] == [b"mine"] * 5
+    for name in ("sub", "up"):
+        (out / name).unlink()
+    options = Options(durability="process", replace=[b"file", b"folder", b"link", b"name"])
+    assert run_copies(source, target, b"out", wanted, MemoryReceipts(), options=options).complete
+    assert same_tree(tmp_path / "from", out) == []
+
+
+@spec("TRANSFER-13", "TRANSFER-17")
+def test_links_and_names_that_are_right_already_are_kept(tmp_path: Path, target: PosixStore) -> None:
+    source = PosixStore(tmp_path / "from")
+    source.write(b"file", [b"f"])
+    source.make([Entry(b"link", LINK, target=b"file"), Entry(b"name", FILE, target=b"file"), Entry(b"sub", FOLDER)])
+    out = tmp_path / "site/out"
+    (out / "sub").mkdir(parents=True)
+    (out / "file").write_bytes(b"f")
+    (out / "name").write_bytes(b"f")
+    (out / "link").symlink_to("file")
+    for wanted in (listed(source), hashed(source)):
+        assert run_copies(source, target, b"out", wanted, MemoryReceipts(), options=PROCESS).complete
+        assert same_tree(tmp_path / "from", out, modes=False, mtimes=False) == []
+
+
+@spec("TRANSFER-11")
+def test_a_link_that_leads_elsewhere_is_another_thing(tmp_path: Path, target: PosixStore) -> None:
+    source = PosixStore(tmp_path / "from")
+    source.make([Entry(b"link", LINK, target=b"right")])
+    target.make([Entry(b"out/link", LINK, target=b"wrong")])
+    with pytest.raises(Exists):
+        run_copies(source, target, b"out", listed(source), MemoryReceipts(), options=PROCESS)
+
+
+@spec("TRANSFER-15")
+def test_nothing_is_written_through_a_link(tmp_path: Path, source: PosixStore, target: PosixStore) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "site/out").mkdir()
+    (tmp_path / "site/out/d1").symlink_to(elsewhere)
+    with pytest.raises(Exists) as told:
+        run_copies(source, target, b"out", listed(source), MemoryReceipts(), options=PROCESS)
+    assert told.value.facts["keys"][0].startswith("d1/")
+    store = target.below(b"out")
+    for write in (
+        lambda: store.write(b"d1/x", [b"x"]),
+        lambda: store.make([Entry(b"d1/x", LINK, target=b"y")]),
+        lambda: store.upload(b"d1/x", 5),
+        lambda: store.move([(b"d1", b"d1/sub/y")]),
+    ):
+        with pytest.raises(Conflict) as refused:
+            write()
+        assert refused.value.code == "linked-folder"
+    assert list(elsewhere.iterdir()) == []
+    # The caller's own links, above the target and as its root, are followed.
+    (tmp_path / "way").symlink_to(tmp_path / "site")
+    (tmp_path / "site/real").mkdir()
+    (tmp_path / "site/named").symlink_to("real")
+    for root in (b"new", b"named"):
+        assert run_copies(source, PosixStore(tmp_path / "way"), root, listed(source), MemoryReceipts()).complete
+        assert same_tree(tmp_path / "from", tmp_path / "site" / root.decode()) == []
+
+
+# -------------------------------------------------------------------------------------------------------- evidence
+
+
+@spec("TRANSFER-2", "TRANSFER-22", "TRANSFER-30")
+def test_evidence_that_was_not_synced_ends_with_the_boot_unless_it_is_hardened(
+    source: PosixStore, target: PosixStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, receipts = hashed(source), MemoryReceipts()
+
+    def boots() -> set[str]:
+        return {r.boot for r in receipts._kept.values()}
+
+    def run(options: Options) -> tuple[Outcome, Log]:
+        log: Log = []
+        return run_copies(source, Recording(target, log), b"out", wanted, receipts, options=options), log
+
+    assert run(PROCESS)[0].complete
+    assert boots() == {evidence.boot_id()}
+    monkeypatch.setattr(evidence, "boot_id", lambda: "the next boot")
+    outcome, log = run(PROCESS)
+    assert (outcome.copied, outcome.kept) == (0, 32)
+    assert ("fetch", b"") in log, "hashed where it lies"
+    assert boots() == {"the next boot"}
+    outcome, log = run(Options())
+    assert boots() == {""}
+    verbs = [verb for verb, _ in log]
+    assert verbs.count("sync") >= 1
+    assert "fetch" not in verbs
+    outcome, log = run(Options())
+    assert {verb for verb, _ in log} <= {"exists", "stamps", "wipe", "sync"}
+    monkeypatch.setattr(evidence, "boot_id", lambda: "one more")
+    assert "fetch" not in [verb for verb, _ in run(PROCESS)[1]]
+
+
+@spec("TRANSFER-30", "TRANSFER-22")
+def test_a_run_with_nothing_to_do_syncs_only_where_the_one_before_was_cut_short(
+    tmp_path: Path, source: PosixStore, target: PosixStore
+) -> None:
+    wanted, receipts = hashed(source), MemoryReceipts()
+    gone = Doing(target, failing("sync", Unavailable("cut", code="planted"), times=0))
+    syncs = [0]
+
+    def act(verb: str, _: bytes) -> None:
+        syncs[0] += verb == "sync"
+        if verb == "sync" and (tmp_path / "site/out").exists():
+            raise Unavailable("cut", code="planted")
+
+    gone.act = act
+    with pytest.raises(Unavailable):
+        run_copies(source, gone, b"out", wanted, receipts, logs=tmp_path / "logs")
+    assert (tmp_path / "site/out").exists()
+    for expected in (True, False):
+        log: Log = []
+        assert run_copies(source, Recording(target, log), b"out", wanted, receipts, logs=tmp_path / "logs").complete
+        assert (("sync", b"") in log) == expected
+    assert list((tmp_path / "logs").iterdir()) == []
+
+
+@spec("TRANSFER-3")
+def test_each_receipt_comes_after_its_sync_and_the_name_after_all(source: PosixStore, target: PosixStore) -> None:
+    log: Log = []
+
+    class Telling(MemoryReceipts):
+        def put(self, place: Place, receipt: Receipt) -> None:
+            log.append(("receipt", receipt.segment))
+            super().put(place, receipt)
+
+    source.make([Entry(b"link", LINK, target=b"x"), Entry(b"zz", FILE, target=b"big"), Entry(b"folder", FOLDER)])
+    wanted = hashed(source)
+    assert run_copies(source, Recording(target, log), b"out", wanted, Telling()).complete
+    verbs = [verb for verb, _ in log if verb in ("put", "sync", "receipt", "make", "move")]
+    for at, verb in enumerate(verbs):
+        if verb == "receipt":
+            assert "sync" in verbs[:at]
+            since = verbs[:at][::-1]
+            wrote = min((since.index(v) for v in ("make", "move") if v in since), default=99)
+            assert since.index("sync") < wrote
+    assert verbs[-3:] == ["sync", "move", "sync"]
+    assert "receipt" not in verbs[-3:]
+
+
+@spec("TRANSFER-9", "TRANSFER-23")
+def test_nothing_of_an_older_object_vouches_for_a_newer_one(memory: Callable[[], MemoryStore], tmp_path: Path) -> None:
+    """Same size, no times (S3): parts of the old object lie in staging and in the log, and must not be mixed in."""
+
+    class NoTimes(Around):
+        def _listed(self, found: Any) -> Any:
+            return (e._replace(mtime_ns=-(2**63)) for e in super()._listed(found))
+
+    source, target, receipts = memory(), PosixStore(tmp_path / "site"), MemoryReceipts()
+    for key, size in ((b"big", 300_000), (b"middle", 100_000), (b"small", 10)):
+        source.write(key, [b"o" * size])
+    cut = Doing(NoTimes(source), failing("read", Unavailable("cut", code="service-down"), b"middle"))
+    with pytest.raises(Unavailable):
+        run_copies(cut, target, b"out", listed(NoTimes(source)), receipts, logs=tmp_path, options=Options(streams=1))
+    two = Doing(NoTimes(source), failing("read", Unavailable("cut", code="service-down"), b"big"))
+    with pytest.raises(Unavailable):
+        run_copies(two, target, b"out", listed(NoTimes(source)), receipts, logs=tmp_path, options=Options(streams=1))
+    for key, size in ((b"big", 300_000), (b"middle", 100_000), (b"small", 10)):
+        source.write(key, [b"n" * size])
+    outcome = run_copies(NoTimes(source), target, b"out", listed(NoTimes(source)), receipts, logs=tmp_path)
+    assert outcome.complete
+    for key, size in ((b"big", 300_000), (b"middle", 100_000), (b"small", 10)):
+        assert b"".join(target.read(b"out/" + key)) == b"n" * size
+
+
+@spec("TRANSFER-25", "TRANSFER-17")
+def test_further_names_are_hashed_as_their_first(tmp_path: Path, target: PosixStore) -> None:
+    source = PosixStore(tmp_path / "from")
+    for n in range(20):
+        source.write(b"f%02d" % n, [b"%d" % n])
+    names = [Entry(b"g1", FILE, target=b"f00"), Entry(b"g2", FILE, target=b"f00"), Entry(b"g3", FILE, target=b"f19")]
+    source.make([*names, Entry(b"f00x", FILE, target=b"f00")])
+    receipts = SqlReceipts(Database(tmp_path / "state" / "s.sqlite"))
+    outcome = run_copies(source, target, b"out", listed(source), receipts, options=PROCESS)
+    found = {e.path: e.digest for e in outcome.manifest}
+    assert found[b"g1"] == found[b"g2"] == found[b"f00x"] == found[b"f00"] == digests.of(b"0")
+    assert found[b"g3"] == digests.of(b"19")
+    assert outcome.manifest.content == prove(source, listed(source), MemoryReceipts()).manifest.content
+    assert same_tree(tmp_path / "from", tmp_path / "site/out") == []
+    again = run_copies(source, target, b"out", known(outcome.manifest), receipts, options=PROCESS)
+    assert (again.copied, again.complete) == (0, True)
+    outcome.manifest.load(outcome.manifest.refs[0].digest)
+    for name in ("f00", "f19"):
+        (tmp_path / "site/out" / name).write_bytes(b"rot")
+    bad = [b"f00", b"f00x", b"f19", b"g1", b"g2", b"g3"]
+    options = Options(durability="process", replace=bad)
+    repaired = run_copies(source, target, b"out", known(outcome.manifest), receipts, options=options)
+    assert (repaired.complete, repaired.copied) == (True, 2)
+    assert same_tree(tmp_path / "from", tmp_path / "site/out") == []
+
+
+# -------------------------------------------------------------------------------------------------------- failures
+
+
+@spec("TRANSFER-19", "TRANSFER-26")
+@pytest.mark.parametrize(
+    "verb", ["put.item", "put.take", "fetch.item", "read", "upload.write", "upload.finish", "upload"]
+)
+@pytest.mark.parametrize("form", ["known", "unknown"])
+def test_what_may_pass_is_tried_again_and_counted_once(
+    source: PosixStore, memory: Callable[[], MemoryStore], verb: str, form: str
+) -> None:
+    from dls.logistics.testing.faults import Faulty
+
+    progress, target = Progress(), memory()
+    side = Faulty(source if verb in ("fetch.item", "read") else target, 2, "error", [verb])
+    one, other = (side, target) if verb in ("fetch.item", "read") else (source, side)
+    wanted = hashed(source) if form == "known" else listed(source)
+    outcome = run_copies(one, other, b"out", wanted, MemoryReceipts(), progress=progress, options=Options(streams=2))
+    assert side.fired
+    assert outcome.complete
+    assert (progress.files, progress.bytes) == (progress.files_total, progress.bytes_total)
+    assert (progress.kept, progress.failed, outcome.copied) == (0, 0, 32)
+    assert (outcome.bytes, outcome.kept) == (progress.bytes_total, 0)
+    again = run_copies(source, target, b"out", wanted, MemoryReceipts(), progress=progress)
+    assert (again.kept, again.copied, again.bytes) == (32, 0, outcome.bytes)
+
+
+@spec("TRANSFER-18", "TRANSFER-19", "TRANSFER-26")
+def test_what_fails_for_good_is_one_value(source: PosixStore, target: PosixStore) -> None:
+    calls: Log = []
+
+    def act(verb: str, key: bytes) -> None:
+        if verb in ("fetch.item", "read") and key in (b"d1/f01", b"big", b"middle"):
+            calls.append((verb, key))
+            if verb == "read":
+                raise Denied("no", code="no-access")
+
+    class Refusing(Doing):
+        def _fetched(self, answers: Any, keys: dict[int, bytes]) -> Any:
+            for got in super()._fetched(answers, keys):
+                bad = keys[got.i] == b"d1/f01"
+                yield got._replace(error=Denied("no", code="no-access"), body=b"") if bad else got
+
+    progress = Progress()
+    outcome = run_copies(
+        Refusing(source, act), target, b"out", hashed(source), MemoryReceipts(), progress=progress,
+        options=Options(streams=1, durability="process", retries=3),
+    )  # fmt: skip
+    assert [key for key, _ in outcome.failures.shown] == [b"big", b"middle", b"d1/f01"] or {
+        key for key, _ in outcome.failures.shown
+    } == {b"big", b"middle", b"d1/f01"}
+    assert (outcome.copied, outcome.complete, progress.failed) == (29, False, 3)
+    assert sorted(calls) == [("fetch.item", b"d1/f01"), ("read", b"big"), ("read", b"middle")], "not tried again"
+    assert not target.below(b"out").exists()
+
+
+@spec("TRANSFER-18")
+@pytest.mark.parametrize("code", ["disk-full", "read-only", "service-down", "wrong-credentials", "no-state"])
+@pytest.mark.parametrize("verb", ["put", "upload.write", "read", "stamps"])
+def test_what_every_file_would_meet_ends_it(source: PosixStore, target: PosixStore, code: str, verb: str) -> None:
+    act = failing(verb, Unavailable("no", code=code), times=99)
+    with pytest.raises(Unavailable) as told:
+        run_copies(Doing(source, act), Doing(target, act), b"out", listed(source), MemoryReceipts(), options=PROCESS)
+    assert told.value.code == code
+    _quiet()
+
+
+@spec("TRANSFER-18", "TRANSFER-21", "TRANSFER-8")
+def test_a_receipt_that_cannot_be_written_ends_it_and_nothing_is_left_running(
+    source: PosixStore, target: PosixStore
+) -> None:
+    class Full(MemoryReceipts):
+        full = True
+
+        def put(self, place: Place, receipt: Receipt) -> None:
+            if self.full and len(self._kept) == 1:
+                raise Unavailable("no space", code="disk-full")
+            super().put(place, receipt)
+
+    receipts, wanted = Full(), hashed(source)
+    with pytest.raises(Unavailable) as told:
+        run_copies(source, target, b"out", wanted, receipts, options=PROCESS)
+    assert told.value.code == "disk-full"
+    _quiet()
+    assert not target.below(b"out").exists()
+    receipts.full = False
+    log: Log = []
+    assert run_copies(Recording(source, log), target, b"out", wanted, receipts, options=PROCESS).complete
+    assert sum(verb == "fetch.item" for verb, _ in log) < 20
+
+
+@spec("TRANSFER-21", "TRANSFER-20")
+def test_a_transfer_that_was_given_up_records_nothing_when_it_wakes(source: PosixStore, target: PosixStore) -> None:
+    gate = threading.Event()
+
+    def act(verb: str, key: bytes) -> None:
+        if verb == "fetch.item" and key == b"d2/f29":
+            gate.wait(10)
+
+    receipts = MemoryReceipts()
+    with pytest.raises(Unavailable) as told:
+        run_copies(Doing(source, act), target, b"out", hashed(source), receipts, options=Options(stall_s=0.2))
+    assert told.value.code == "stalled"
+    before = len(receipts._kept)
+    gate.set()
+    _quiet()
+    assert len(receipts._kept) == before
+    assert not target.below(b"out").exists()
+
+
+@spec("TRANSFER-20")
+def test_a_long_sync_is_no_stall(source: PosixStore, target: PosixStore) -> None:
+    slow = Doing(target, lambda verb, key: time.sleep(0.3) if verb == "sync" else None)
+    assert run_copies(
+        source, slow, b"out", listed(source, only=b"big"), MemoryReceipts(), options=Options(stall_s=0.2)
+    ).complete
+
+
+def _quiet() -> None:
+    until = time.monotonic() + 5
+    while any(t.name.startswith("dls-") for t in threading.enumerate()):
+        assert time.monotonic() < until, threading.enumerate()
+        time.sleep(0.001)
+
+
+@spec("TRANSFER-27")
+def test_one_thread_writes_all_receipts(source: PosixStore, target: PosixStore, tmp_path: Path) -> None:
+    database = Database(tmp_path / "state" / "s.sqlite")
+    receipts = SqlReceipts(database)
+    assert run_copies(source, target, b"out", listed(source), receipts, options=PROCESS).complete
+    assert len(listed(source).manifest.refs) > 3
+    assert len(database._open) <= 3, "a connection for each thread, not for each segment"
+    database.close()
+
+
+# --------------------------------------------------------------------------------------------------------- uploads
+
+
+@spec("TRANSFER-24")
+@pytest.mark.parametrize("form", ["known", "unknown"])
+def test_an_upload_that_is_not_known_any_more_is_begun_anew(
+    source: PosixStore, memory: Callable[[], MemoryStore], tmp_path: Path, form: str
+) -> None:
+    inner = memory()
+    wanted = hashed(source) if form == "known" else listed(source)
+    act = failing("upload.write", Unavailable("cut", code="service-down"), b"big")
+    turn = iter([None, None])
+
+    def third(verb: str, key: bytes) -> None:
+        if verb == "upload.write" and key == b"big" and next(turn, 1):
+            act(verb, key)
+
+    with pytest.raises(Unavailable):
+        run_copies(source, Doing(Remote(inner), third), b"out", wanted, MemoryReceipts(), logs=tmp_path)
+    assert len(inner._place.uploads) == 1
+    inner._place.uploads.clear()
+    outcome = run_copies(source, Remote(inner), b"out", wanted, MemoryReceipts(), logs=tmp_path)
+    assert outcome.complete
+    assert b"".join(inner.read(b"out/big")) == b"".join(source.read(b"big"))
+    assert inner._place.uploads == {}
+
+
+@spec("TRANSFER-24")
+def test_uploads_that_nobody_continues_are_aborted(
+    source: PosixStore, memory: Callable[[], MemoryStore], tmp_path: Path
+) -> None:
+    inner = memory()
+    cut = Doing(Remote(inner), failing("upload.finish", Unavailable("cut", code="service-down"), b"big"))
+    with pytest.raises(Unavailable):
+        run_copies(source, cut, b"out", listed(source), MemoryReceipts(), logs=tmp_path)
+    assert len(inner._place.uploads) == 1
+    source.write(b"big", [b"another, small now"])
+    assert run_copies(source, Remote(inner), b"out", listed(source), MemoryReceipts(), logs=tmp_path).complete
+    assert inner._place.uploads == {}
+    assert list(tmp_path.glob("*.log")) == []
+
+
+@spec("TRANSFER-6", "TRANSFER-16")
+def test_a_key_whose_source_changed_is_taken_back(source: PosixStore, memory: Callable[[], MemoryStore]) -> None:
+    inner = memory()
+
+    def act(verb: str, key: bytes) -> None:
+        if verb == "fetch.item" and key == b"d1/f10":
+            source.write(b"d1/f04", [b"04" * 4], mtime_ns=4)
+
+    outcome = run_copies(Doing(source, act), Remote(inner), b"out", listed(source), MemoryReceipts())
+    assert [k for k, _ in outcome.failures.shown] == [b"d1/f04"]
+    assert b"out/d1/f04" not in [e.path for e in inner.list()]
+    assert run_copies(source, Remote(inner), b"out", listed(source), MemoryReceipts()).complete
+
+
+@spec("TRANSFER-9", "TRANSFER-6")
+def test_a_remote_target_is_not_read_back_for_what_the_log_vouches(
+    source: PosixStore, memory: Callable[[], MemoryStore], tmp_path: Path
+) -> None:
+    inner, receipts = memory(), MemoryReceipts()
+    cut = Doing(source, failing("fetch.item", Unavailable("cut", code="service-down"), b"d2/f29"))
+    with pytest.raises(Unavailable):
+        run_copies(cut, Remote(inner), b"out", listed(source), receipts, logs=tmp_path)
+    asked: Log = []
+    reads: Log = []
+    target, again = Recording(Remote(inner), asked), Recording(source, reads)
+    assert run_copies(again, target, b"out", listed(source), receipts, logs=tmp_path).complete
+    fetched = sum(verb == "fetch.item" for verb, _ in asked)
+    assert fetched == 0
+    assert sum(verb == "fetch.item" for verb, _ in reads) == 1
