@@ -78,11 +78,12 @@ EQUIVALENT = {
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("module", TESTS)
 def test_mistakes_are_told(module: str, rng: random.Random, faults_full: bool) -> None:
+    # The sample of every run is the same one: what a change breaks must not hang on luck.
     report = mutants.run(
         module,
         TESTS[module],
-        count=60 if faults_full else 20,
-        seed=rng.randrange(2**32),
+        count=60 if faults_full else 10,
+        seed=rng.randrange(2**32) if faults_full else 7,
         cwd=ROOT,
         equivalent=EQUIVALENT.get(module, {}),
     )

@@ -2,6 +2,7 @@
 
 from dls.madpp.testing.bringing import BringingRules
 from dls.madpp.testing.keeping import KeepingRules
+from dls.madpp.testing.making import MakingRules
 
 
 class TestBringing(BringingRules):
@@ -9,4 +10,8 @@ class TestBringing(BringingRules):
 
 
 class TestKeeping(KeepingRules):
+    pass
+
+
+class TestMaking(MakingRules):
     pass

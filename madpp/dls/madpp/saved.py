@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from dls.catalogue.changes import Change, MarkFiles, SetReplica
 from dls.catalogue.model import FileState, Replica, ReplicaState, Version
 from dls.logistics import names, url
-from dls.logistics.buffer import HOLDING, Buffer, Contents, State
+from dls.logistics.buffer import Buffer, Contents, State
 from dls.logistics.entry import FILE, FOLDER
-from dls.logistics.errors import Corrupt, Invalid, NotFound, Unavailable
+from dls.logistics.errors import Corrupt, NotFound, Unavailable
 from dls.logistics.manifest import Manifest, diff, merge
 from dls.logistics.store import Store
 from dls.logistics.transfer.listing import known
@@ -24,8 +24,9 @@ from dls.logistics.transfer.progress import Progress
 from dls.logistics.transfer.prove import prove
 from dls.logistics.transfer.small import Failures
 from dls.madpp.action import Context
+from dls.madpp.places import containing, replicas_at, root_url
 from dls.madpp.record import evidence, facts_of
-from dls.madpp.source import lies_in, overlap
+from dls.madpp.source import overlap
 
 NOTHING = "nothing:"
 """Evidence for a buffer in which no bytes lie; it holds until something is written."""
@@ -33,65 +34,7 @@ _MARKS = 10_000
 """More files than this are not marked one by one: the replica as a whole is corrupt."""
 
 
-def root_url(context: Context, buffer: Buffer) -> str:
-    """The address of a buffer's root."""
-    return str(url.parse(context.sites.get(buffer.storage).url).below(buffer.root))
-
-
-def containing(context: Context, address: str) -> Buffer | None:
-    """The buffer in which an address lies."""
-    held = context.buffers.list(states=HOLDING)
-    return next((b for b in held if lies_in(address, root_url(context, b))), None)
-
-
-def apart(context: Context, address: str, doing: str) -> None:
-    """Invalid where an address lies within a buffer, or has buffers below it: what is recorded there would go."""
-    for buffer in context.buffers.list(states=HOLDING):
-        root = root_url(context, buffer)
-        if overlap(address, root):
-            path = context.buffers.path(buffer)
-            raise Invalid(
-                f"cannot {doing} {address}: the buffer {path} "
-                + ("holds it" if lies_in(address, root) else "lies in it"),
-                code="in-buffer",
-                buffer=buffer.id,
-                path=path,
-                remedy=f"buffers are ephemeral: save it with dls stage-out {path} --to SITE --as scope:name",
-            )
-
-
-# ------------------------------------------------------------------------------------------ what lies where
-
-
-def versions_at(context: Context, address: str) -> list[str]:
-    """`scope:name@n` of the versions that lineage has seen at an address."""
-    found: dict[str, None] = {}
-    for one in context.catalogue.lineage(address, actor=context.actor, direction="both", depth=1):
-        for port in (*one.used, *one.generated):
-            if url.is_dataset(port.ref):
-                found[port.ref] = None
-    return list(found)
-
-
-def replicas_at(context: Context, address: str, content: bytes = b"") -> list[Replica]:
-    """The catalogue's rows for an address; `content` names what may lie there too."""
-    wanted = versions_at(context, address)
-    if content:
-        wanted += [v.id for v in context.catalogue.by_content(content, actor=context.actor)]
-    out: dict[str, Replica] = {}
-    for id in dict.fromkeys(wanted):
-        for one in context.catalogue.replicas(url.dataset(id), actor=context.actor, offered=False):
-            if one.url == address:
-                out[one.id] = one
-    return list(out.values())
-
-
-def replica_id(context: Context, version: str, address: str) -> str:
-    """The id of a version's replica at an address."""
-    for one in context.catalogue.replicas(url.dataset(version), actor=context.actor, offered=False):
-        if one.url == address:
-            return one.id
-    raise NotFound(f"no replica of {version} at {address}", code="no-replica", dataset=version)
+# ------------------------------------------------------------------------------- what contradicts the record
 
 
 def contradicted(context: Context, address: str, now: Manifest, *, whole: bool) -> list[Change]:

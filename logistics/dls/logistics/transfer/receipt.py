@@ -60,7 +60,7 @@ class Receipts(Protocol):
         ...
 
     def put(self, place: Place, receipt: Receipt) -> None:
-        """Record one, durably."""
+        """Record one; to last over a power cut only where its bytes do (`boot` is '')."""
         ...
 
     def drop(self, place: Place) -> None:
@@ -173,8 +173,17 @@ class SqlReceipts:
             receipt.body,
             encode_stamps(receipt.sources) if receipt.sources else b"",
         )
-        with self._database.transaction() as tx:
-            tx.run("INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        # A sync of our state drags along every byte that was just copied to the same disk (20,000 files: 7 s instead of
+        # 0.6).  Where the bytes are not to last, their receipt need not: a later sync takes it along.
+        lasting = not receipt.boot
+        if not lasting:
+            self._database.one("PRAGMA synchronous=NORMAL")
+        try:
+            with self._database.transaction() as tx:
+                tx.run("INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        finally:
+            if not lasting:
+                self._database.one("PRAGMA synchronous=FULL")
 
     def drop(self, place: Place) -> None:
         """Forget them."""

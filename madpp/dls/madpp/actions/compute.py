@@ -28,8 +28,9 @@ from dls.madpp.actions.release import finish, let_go
 from dls.madpp.actions.stage_in import StageIn
 from dls.madpp.copying import alone, failed
 from dls.madpp.facts import hardware, software
+from dls.madpp.places import root_url
 from dls.madpp.record import counts, evidence, placed, record, versioned
-from dls.madpp.saved import NOTHING, beyond, root_url, spoiled
+from dls.madpp.saved import NOTHING, beyond, spoiled
 from dls.madpp.source import lifetime, new_name
 
 _ENDED = names.HIDDEN.decode() + "ended"

@@ -14,8 +14,9 @@ from dls.logistics.transfer.prove import Depth, Proof, prove
 from dls.madpp.action import Context, Facts, bounded, checked
 from dls.madpp.copying import estimate, failed
 from dls.madpp.facts import hardware, software
+from dls.madpp.places import apart, replica_id
 from dls.madpp.record import counts, evidence, placed, record, versioned
-from dls.madpp.saved import apart, contradicted, replica_id
+from dls.madpp.saved import contradicted
 from dls.madpp.source import address, ends, new_name, opened, shown, site_of, there
 
 

@@ -16,8 +16,9 @@ from dls.logistics.site import Storage
 from dls.logistics.transfer.receipt import Place
 from dls.madpp.action import AT_ONCE, Context, Facts, bounded, checked
 from dls.madpp.facts import software
+from dls.madpp.places import replicas_at, root_url
 from dls.madpp.record import record
-from dls.madpp.saved import NOTHING, held_by_others, replicas_at, root_url, secure, withdraw
+from dls.madpp.saved import NOTHING, held_by_others, secure, withdraw
 
 FROM = " from "
 """Between a buffer's short name and the address whose content it was made for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,8 +20,9 @@ from dls.madpp import copying
 from dls.madpp.action import Context, Facts, bounded, checked
 from dls.madpp.actions.release import FROM, free_expired
 from dls.madpp.actions.staged import record_staged, short_name, staged_id
+from dls.madpp.places import apart, replicas_at, root_url
 from dls.madpp.record import counts
-from dls.madpp.saved import NOTHING, apart, blame, replicas_at, root_url
+from dls.madpp.saved import NOTHING, blame
 from dls.madpp.source import From, Wish, address, ends, lifetime, new_name, opened, shown, sources, there, wish
 
 
@@ -192,27 +193,18 @@ def _fill(context: Context, storage: Storage, work: Work, found: Survey, buffer:
     }
 
 
-class _Everything(Collection[bytes]):
-    """Every name: a replica of which too much is damaged to list it."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 1
-
-
 def _damaged(context: Context, work: Work, root: str) -> Collection[bytes]:
     """Names in the buffer that verification found wrong: they may be replaced."""
     found = set[bytes]()
     for one in replicas_at(context, root, work.content):
         if one.state.value == "corrupt":
-            return _Everything()
+            return _all(work)  # too much is damaged to have been marked one by one
         found.update(mark.path for mark in context.catalogue.exceptions(one.id, actor=context.actor))
     return frozenset(found)
+
+
+def _all(work: Work) -> Collection[bytes]:
+    return frozenset(entry.path for entry in work.wanted.manifest)
 
 
 def _bring(

@@ -22,8 +22,9 @@ from dls.madpp.action import Context, Facts, bounded, checked
 from dls.madpp.actions.stage_in import OURS, proven
 from dls.madpp.actions.staged import rested
 from dls.madpp.facts import hardware, software
+from dls.madpp.places import apart, containing, replica_id, replicas_at, root_url
 from dls.madpp.record import counts, evidence, placed, record, versioned
-from dls.madpp.saved import apart, blame, containing, replica_id, replicas_at, root_url
+from dls.madpp.saved import blame
 from dls.madpp.source import (
     From,
     Wish,

@@ -16,8 +16,9 @@ from dls.logistics.transfer.run import Outcome
 from dls.logistics.url import Url
 from dls.madpp.action import Context, Facts
 from dls.madpp.facts import hardware, software
+from dls.madpp.places import replica_id, root_url
 from dls.madpp.record import evidence, placed, record, versioned
-from dls.madpp.saved import contradicted, refs, replica_id, rest, root_url
+from dls.madpp.saved import contradicted, refs, rest
 from dls.madpp.source import From
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from dls.logistics.transfer.prove import Depth, Proof, prove
 from dls.madpp.action import Context, Facts, bounded, checked
 from dls.madpp.copying import estimate, failed
 from dls.madpp.facts import hardware, software
+from dls.madpp.places import containing, root_url
 from dls.madpp.record import evidence, record
-from dls.madpp.saved import containing, root_url, withdraw
+from dls.madpp.saved import withdraw
 from dls.madpp.source import Wish, ends, shown, wish
 
 

@@ -13,8 +13,9 @@ from dls.logistics.buffer import Contents
 from dls.logistics.errors import DlsError, Invalid
 from dls.madpp.action import AT_ONCE, Context, Facts, bounded, checked
 from dls.madpp.facts import software
+from dls.madpp.places import containing
 from dls.madpp.record import record
-from dls.madpp.saved import containing, withdraw
+from dls.madpp.saved import withdraw
 from dls.madpp.source import shown
 
 

@@ -254,9 +254,6 @@ class KeepingRules(OurRules):
     def test_a_freeing_that_was_interrupted_is_ended(self, tmp_path: Path) -> None:
         with self.world(tmp_path) as world:
             one = world.take(StageIn("x:data", "scratch"))
-            world.trip.arm()
-            context = world.as_run()
-            Release(one["buffer"]).preview(context)
             step = world.buffers.release(one["buffer"], world.context.actor.name)
             assert step is not None
             world.take(StageIn(world.write("new", {"n": b"n"}), "scratch"))
