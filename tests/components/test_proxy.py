@@ -143,6 +143,9 @@ def test_a_cut_lets_exactly_so_many_bytes_through(proxy: Proxy, link: http.clien
     link.close()
     assert _get(link, "/9") == BODY[:9]
     assert (fault.seen, fault.fired) == (3, 1)
+    until = time.monotonic() + 10  # the proxy notes the end after the client has the last byte
+    while not proxy.log[-1].finished and time.monotonic() < until:
+        time.sleep(0.01)
     assert [exchange.finished for exchange in proxy.log] == [True, False, True]
     proxy.clear()
     proxy.add(Fault(cut=5, reset=True))
