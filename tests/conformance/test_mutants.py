@@ -37,7 +37,6 @@ EQUIVALENT = {
         "if os.write(fd, body) != len(body): → always": SPEED,
         "for _ in range(2): → 3 for 2": "one more try",
         "while stop is None or start < stop: → LtE for Lt": EMPTY,
-        "if self._staging: → never": SPEED,
         "self._forget() → dropped": AGAIN,
         "self._folder_of(path) → dropped": AGAIN,
         "if path[:cut] not in self._folders: → In for NotIn": AGAIN,
