@@ -298,6 +298,9 @@ class _Loop:
 
     def _drop(self, conn: Connection, *, keep: bool) -> None:
         fd = conn.sock.fileno()
+        if fd < 0:  # the store was closed while this batch waited to be taken up again
+            self._conns = {number: one for number, one in self._conns.items() if one is not conn}
+            return
         del self._conns[fd]
         self._poll.unregister(fd)
         if keep:
