@@ -20,6 +20,7 @@ from dls.logistics.testing.contract_hooks import (
     files,
     get,
     put_all,
+    same,
     together,
     write_parts,
 )
@@ -88,7 +89,7 @@ class BatchRules(StoreHooks):
         assert isinstance(answers[6].error, Invalid)
         for want in wants:
             if want.i not in bad:
-                assert bytes(answers[want.i].body) == bodies[want.key], "a body stays what it was"
+                same(answers[want.i].body, bodies[want.key], "a body stays what it was")
         assert list(store.fetch([])) == []
 
     @spec("STORE-22")
@@ -192,7 +193,7 @@ class BatchRules(StoreHooks):
         stamp = upload.finish()
         upload.close()
         assert store.stamps([b"folder/big"]) == [stamp]
-        assert get(store, b"folder/big") == data, "parts in any order, from several threads"
+        same(get(store, b"folder/big"), data, "parts in any order, from several threads")
         assert store.stat(b"folder/big").entry.size == len(data)
         if self.keeps.mtimes:
             assert store.stat(b"folder/big").entry.mtime_ns == _TIME
@@ -224,7 +225,7 @@ class BatchRules(StoreHooks):
                     receipts[number] = upload.write(number, good)
             upload.finish()
             upload.close()
-            assert get(later, b"d/big") == data
+            same(get(later, b"d/big"), data)
 
     @spec("STORE-23")
     def test_a_part_is_written_again(self, store: Store) -> None:
@@ -242,7 +243,7 @@ class BatchRules(StoreHooks):
         assert there is True or (there is not False and b"".join(there) == data[:part])
         upload.finish()
         upload.close()
-        assert get(store, b"k") == data
+        same(get(store, b"k"), data)
 
     @spec("STORE-23")
     def test_upload_is_aborted(self, store: Store) -> None:

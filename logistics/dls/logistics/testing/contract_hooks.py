@@ -152,6 +152,15 @@ def answered(answers: Iterable[Done | Got]) -> Sequence[Done | Got]:
     return kept
 
 
+def same(found: bytes | bytearray | memoryview, wanted: bytes, said: object = "") -> None:
+    """Assert that bytes are those wanted; tells sizes and the first difference, where pytest would compare megabytes
+    line by line (hours, where it is told to show all)."""
+    if found == wanted:
+        return
+    first = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), "the end of one")
+    raise AssertionError(f"{said}: {len(found)} bytes, not the {len(wanted)} wanted; they differ first at {first}")
+
+
 def refusal(kind: type[E], call: Callable[[], object], said: str) -> E:
     """The error of this kind that the call raises; `said` is what is wrong where it raises none."""
     try:
