@@ -14,9 +14,9 @@ from dls.logistics import event
 from dls.logistics.actor import Actor
 from dls.logistics.errors import Conflict, DlsError, Invalid, NotFound, Unavailable
 from dls.madpp.action import ANSWER_BYTES, Context, Facts
-from dls.madpp.engine import InPlace
+from dls.madpp.engine import Durable
 from dls.madpp.plan import Plan, Step, single
-from dls.madpp.runs import Run, RunState
+from dls.madpp.runs import Hold, Run, RunState
 from dls.madpp.testing.world import SECRET, World
 
 SEEN: list[str] = []
@@ -66,7 +66,7 @@ def newest(world: World) -> Run:
 def test_a_plan_is_proven_before_it_is_touched(world: World) -> None:
     before = world.dump()
     with pytest.raises(Invalid):
-        InPlace(world.runs).submit(plan("one", "never"), world.context)
+        Durable(world.runs).submit(plan("one", "never"), world.context)
     assert SEEN == []
     assert world.dump() == before
     assert world.runs.list() == []
@@ -74,7 +74,7 @@ def test_a_plan_is_proven_before_it_is_touched(world: World) -> None:
 
 @pytest.mark.spec("RUN-2", "RUN-4")
 def test_a_run_that_ends_well(world: World) -> None:
-    run = InPlace(world.runs).submit(plan("one", "two"), world.context)
+    run = Durable(world.runs).submit(plan("one", "two"), world.context)
     assert SEEN == ["one", "two"]
     assert (run.state, list(run.results), run.error) == (RunState.DONE, ["one", "two"], {})
     assert run.results["one"]["run"] == run.id
@@ -90,7 +90,7 @@ def test_a_run_that_ends_well(world: World) -> None:
 )
 def test_the_first_error_ends_a_run(world: World, word: str, raised: type[BaseException], code: str) -> None:
     with pytest.raises(raised):
-        InPlace(world.runs).submit(plan("one", word, "two"), world.context)
+        Durable(world.runs).submit(plan("one", word, "two"), world.context)
     run = newest(world)
     assert ["one", word] == SEEN
     assert (run.state, list(run.results), run.error["code"]) == (RunState.FAILED, ["one"], code)
@@ -100,9 +100,9 @@ def test_the_first_error_ends_a_run(world: World, word: str, raised: type[BaseEx
 
 @pytest.mark.spec("RUN-2")
 def test_an_ended_run_is_never_ended_again(world: World) -> None:
-    run = InPlace(world.runs).submit(plan("one"), world.context)
+    run = Durable(world.runs).submit(plan("one"), world.context)
     with pytest.raises(Conflict):
-        world.runs.end(run.id, {}, {"code": "late"}, world.context.actor)
+        world.runs.end(Hold(run.id, run.epoch), world.context.actor, {"code": "late"})
     assert world.runs.get(run.id) == run
 
 
@@ -116,8 +116,8 @@ def test_a_dead_run_shows_as_broken_off(world: World, tmp_path: Path) -> None:
         "from dls.madpp.runs import Runs\n"
         "from dls.madpp.plan import Plan\n"
         "home = Path(sys.argv[1])\n"
-        "with Runs(Database(home / 'state.sqlite'), home / 'locks').begun(Plan((), 'p'), local('me')) as id:\n"
-        "    print(id, flush=True)\n"
+        "with Runs(Database(home / 'state.sqlite'), home / 'locks').begun(Plan((), 'p'), local('me')) as hold:\n"
+        "    print(hold.run, flush=True)\n"
         "    sys.stdin.readline()\n"
         "    os._exit(9)\n"
     )
@@ -133,11 +133,12 @@ def test_a_dead_run_shows_as_broken_off(world: World, tmp_path: Path) -> None:
 
 @pytest.mark.spec("RUN-3")
 def test_a_run_that_ends_while_it_is_looked_at_is_not_broken_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    with world.runs.begun(plan("one"), world.context.actor) as id:
+    with world.runs.begun(plan("one"), world.context.actor) as hold:
+        id = hold.run
         assert world.runs.get(id).state is RunState.RUNNING
 
         def ends(_: str) -> bool:
-            world.runs.end(id, {}, {}, world.context.actor)
+            world.runs.end(hold, world.context.actor)
             return False
 
         monkeypatch.setattr(world.runs, "_alive", ends)
@@ -148,7 +149,7 @@ def test_a_run_that_ends_while_it_is_looked_at_is_not_broken_off(world: World, m
 def test_a_run_says_who_asked_and_when(world: World) -> None:
     actor = Actor("robot", frozenset({"public", "local"}), on_behalf_of="ada")
     before = world.clock.now_ns
-    run = InPlace(world.runs).submit(plan("one"), replace(world.context, actor=actor))
+    run = Durable(world.runs).submit(plan("one"), replace(world.context, actor=actor))
     assert (run.actor, run.on_behalf_of, run.project) == ("robot", "ada", "local")
     assert before < run.started_ns <= run.ended_ns <= world.clock.now_ns
     assert run.plan["steps"][0]["with"] == {"what": "one"}
@@ -158,7 +159,7 @@ def test_a_run_says_who_asked_and_when(world: World) -> None:
 
 @pytest.mark.spec("RUN-6")
 def test_runs_are_listed_newest_first(world: World) -> None:
-    made = [InPlace(world.runs).submit(single(Say(str(n))), world.context).id for n in range(4)]
+    made = [Durable(world.runs).submit(single(Say(str(n))), world.context).id for n in range(4)]
     assert [run.id for run in world.runs.list(3)] == made[:0:-1]
     with pytest.raises(NotFound) as told:
         world.runs.get("nobody")
@@ -169,5 +170,5 @@ def test_a_watcher_that_fails_ends_nothing(world: World) -> None:
     def deaf(*_: Any) -> None:
         raise BrokenPipeError
 
-    run = InPlace(world.runs).submit(plan("one"), replace(world.context, tell=deaf))
+    run = Durable(world.runs).submit(plan("one"), replace(world.context, tell=deaf))
     assert run.state is RunState.DONE

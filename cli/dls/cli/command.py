@@ -91,6 +91,11 @@ def dry_run(function: F) -> F:
     return click.option("--dry-run", is_flag=True, help="Say files, bytes, route and time; change nothing.")(function)
 
 
+def detach(function: F) -> F:
+    """`--detach`."""
+    return click.option("--detach", is_flag=True, help="Leave it to a worker (dls worker); answer at once.")(function)
+
+
 def durability(function: F) -> F:
     """`--durability`."""
     help = "What a copy survives before it counts: loss of power (the default), or the end of the process."

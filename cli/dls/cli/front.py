@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from dls.cli import render, words
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from dls.cli.settings import Settings
     from dls.cli.wiring import Dls
     from dls.madpp.action import Action, Context, Facts
+    from dls.madpp.runs import Run
+
+T = TypeVar("T")
 
 
 class Answer(NamedTuple):
@@ -75,9 +78,20 @@ class Front:
 
         return home_of(self.home)
 
-    def take(self, action: Action, show: Show, *, dry_run: bool = False, durability: str | None = None) -> None:
-        """Carry an action out, or say what it would do, and print the answer."""
+    def take(
+        self,
+        action: Action,
+        show: Show,
+        *,
+        dry_run: bool = False,
+        durability: str | None = None,
+        detach: bool = False,
+    ) -> None:
+        """Carry an action out, or say what it would do, or leave it to a worker, and print the answer."""
         how: dict[str, Any] = {}
+        if detach and not dry_run:
+            self._detach(action, durability)
+            return
         if durability:
             how["options"] = replace(self.context.options, durability=durability)
         if dry_run:
@@ -90,7 +104,29 @@ class Front:
         seconds = round(time.monotonic() - started, 3)
         self.out.result({"action": action.name, "seconds": seconds, **facts}, answer.essential, answer.lines)
 
+    def _detach(self, action: Action, durability: str | None) -> None:
+        from dls.logistics.errors import Invalid
+        from dls.madpp.plan import single
+
+        if durability:
+            raise Invalid(
+                "--durability and --detach do not go together: the worker's own settings hold",
+                code="bad-usage",
+                remedy="leave out one of them; DLS_DURABILITY of the worker says what its copies survive",
+            )
+        run = self.dls.enqueue(single(action))
+        lines = (f"queued as {run.id}: a worker takes it (dls worker)", f"  follow it with dls status {run.id}")
+        self.out.result({"action": action.name, "run": run.id, "state": run.state.value}, run.id, lines)
+
+    def resume(self, id: str) -> Run:
+        """Carry on a run here; the run as it ended."""
+        return self._shown(lambda how: self.dls.resume(id, **how))
+
     def _watched(self, action: Action, how: dict[str, Any]) -> Facts:
+        return self._shown(lambda shown: self.dls.take(action, **shown, **how))
+
+    def _shown(self, work: Callable[[dict[str, Any]], T]) -> T:
+        """Do work with its progress shown; it is given whom to tell."""
         from dls.cli.bars import Meter, watched
         from dls.logistics.transfer.progress import Progress
 
@@ -107,7 +143,7 @@ class Front:
         every = self.out.every_s
         with watched(lambda: self.out.figures(meter.look()), every) if every else nullcontext():
             try:
-                return self.dls.take(action, progress=progress, tell=tell, **how)
+                return work({"progress": progress, "tell": tell})
             finally:
                 self.out.calm()
 

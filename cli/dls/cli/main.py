@@ -23,6 +23,9 @@ COMMANDS: Final = {
     "buffer": ("dls.cli.commands.buffer:buffer", "Leased buffers: look, renew, release."),
     "verify": ("dls.cli.commands.verify:verify", "Check copies of a dataset against what was recorded."),
     "status": ("dls.cli.commands.status:status", "What ran, runs, or was broken off."),
+    "cancel": ("dls.cli.commands.cancel:cancel", "End a run."),
+    "resume": ("dls.cli.commands.resume:resume", "Carry on a run that broke off, failed or was cancelled."),
+    "worker": ("dls.cli.commands.worker:worker", "Carry the runs that others left (--detach)."),
     "version": ("dls.cli.commands.version:version", "Versions of dls and of what it stands on."),
 }
 _HELP: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

@@ -8,7 +8,9 @@ dls.take(StageIn("climate:era5", "scratch"))
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -19,7 +21,7 @@ from dls.logistics import url
 from dls.logistics.actor import local
 from dls.logistics.buffer import Buffers
 from dls.logistics.database import Database
-from dls.logistics.errors import DlsError, NotFound
+from dls.logistics.errors import DlsError, NotFound, Stop
 from dls.logistics.need import Needs
 from dls.logistics.registry import open_store
 from dls.logistics.site import Sites
@@ -28,9 +30,11 @@ from dls.logistics.transfer.progress import Progress
 from dls.logistics.transfer.receipt import SqlReceipts
 from dls.logistics.transfer.run import Options
 from dls.madpp.action import Action, Context, Facts
-from dls.madpp.engine import Engine, InPlace
-from dls.madpp.plan import gravest, prove, single
-from dls.madpp.runs import Runs
+from dls.madpp.engine import Durable, Engine
+from dls.madpp.plan import Plan, gravest, prove, single
+from dls.madpp.runs import Run, Runs
+from dls.madpp.slots import Slots
+from dls.madpp.worker import Worker
 
 LOCAL: Final = "local"
 """The site that every installation has: buffers in a folder of DLS_HOME."""
@@ -51,6 +55,31 @@ class Dls:
         with self._stores() as open_store:
             run = self.engine.submit(single(action), self._watched(open_store=open_store, **how))
         return {"run": run.id, **run.results[action.name]}
+
+    def enqueue(self, plan: Plan) -> Run:
+        """Prove a plan and leave it to the workers."""
+        with self._stores() as open_store:
+            return self.engine.enqueue(plan, self._watched(open_store=open_store))
+
+    def resume(self, id: str, **how: Any) -> Run:
+        """Carry on here a run that nobody carries."""
+        with self._stores() as open_store:
+            return self.engine.resume(id, self._watched(open_store=open_store, **how))
+
+    def worker(self, tell: Callable[[str, Mapping[str, Any]], None], *, lease_s: float, grace_s: float) -> Worker:
+        """A worker of this process.  It writes by this installation's database, and keeps its lease by another one."""
+        beside = Database(self.settings.home / "state.sqlite")
+        own = Runs(beside, self.settings.home / "locks")
+        slots = Slots(beside, self.settings.home / "locks", lease_s)
+        context = replace(self.context, tell=tell)
+        host = re.sub(r"[^a-z0-9-]", "-", socket.gethostname().partition(".")[0].lower()) or "host"
+        freed = self.context.needs.break_holds
+        return Worker(self.database, self.runs, slots, context, host, tell, own, self._opened, freed, grace_s)
+
+    @contextmanager
+    def _opened(self, context: Context) -> Iterator[Context]:
+        with self._stores() as open_store:
+            yield replace(context, open_store=open_store)
 
     def preview(self, action: Action, **how: Any) -> Facts:
         """What an action would do; the gravest problem is raised, nothing is changed."""
@@ -79,7 +108,7 @@ class Dls:
             if exc.code == "stalled":
                 made.clear()
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stop):
             made.clear()
             raise
         finally:
@@ -115,7 +144,7 @@ def connect(settings: Settings | None = None) -> Dls:
         sites.get(LOCAL)
     except NotFound:
         sites.add_site(LOCAL, str(settings.home / "buffers"))
-    return Dls(settings, database, context, runs, InPlace(runs))
+    return Dls(settings, database, context, runs, Durable(runs))
 
 
 def _opener(settings: Settings) -> Callable[[str], Store]:

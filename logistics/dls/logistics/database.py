@@ -12,7 +12,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,9 @@ class Database:
         self._local = threading.local()
         self._open: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
+        self.guard: Callable[[Tx], None] | None = None
+        """Asked first in every write transaction; what it raises undoes it.  Whoever works under a lease that others
+        may take over is fenced so: no write of theirs lands after it, atomically."""
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
@@ -129,7 +132,10 @@ class Database:
             connection = self._connection()
             connection.execute("BEGIN IMMEDIATE")
             try:
-                yield Tx(connection, self.now_ns())
+                tx = Tx(connection, self.now_ns())
+                if self.guard is not None:
+                    self.guard(tx)
+                yield tx
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:

@@ -30,6 +30,7 @@ __all__ = [
     "Exists",
     "Invalid",
     "NotFound",
+    "Stop",
     "Unavailable",
     "Unsupported",
     "translated",
@@ -117,6 +118,18 @@ class Conflict(DlsError):
     """Somebody changed the thing meanwhile, or it is in use."""
 
     kind, exit_status, http_status, retryable = "conflict", 9, 412, True
+
+
+class Stop(BaseException):
+    """Whoever carries the work was told to stop now: it was taken over, cancelled, or is to be handed on.
+
+    Not an error of the work, so nothing catches it on the way and nothing is recorded of it by an action; like an
+    interrupt from the keyboard.  `why` is `taken-over`, `cancelled` or `draining`.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
 
 
 KINDS: tuple[type[DlsError], ...] = (

@@ -7,8 +7,8 @@
     claim.result
 
 Whoever holds a need holds an operating-system lock on a file, which the kernel frees at its death, however it dies; the
-next one in line then takes over.  Each hold has an epoch: what an overtaken holder says later is refused.  Workers on
-several machines will hold a lease in the database instead of the file lock; the epoch is what they will be fenced by.
+next one in line then takes over.  Each hold has an epoch: what an overtaken holder says later is refused.  The lock of
+a process that hangs cannot be taken from it: `break_holds` makes the need use another lock from then on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from dls.logistics import event, ids
-from dls.logistics.database import Database, Row
+from dls.logistics.database import Database, Row, Tx
 from dls.logistics.errors import Conflict, Denied, DlsError, Invalid, NotFound, Unavailable
 from dls.logistics.event import Event
 
@@ -56,6 +56,9 @@ MIGRATIONS = (
         gave_up  INTEGER NOT NULL,       -- failed, or stopped waiting
         PRIMARY KEY (need, run)
     )
+    """,
+    """
+    ALTER TABLE needs ADD COLUMN broken INTEGER NOT NULL DEFAULT 0    -- holds that were taken from a hanging process
     """,
 )
 
@@ -106,12 +109,14 @@ class Needs:
         *,
         timeout: float | None = None,
         on_wait: Callable[[str], None] | None = None,
+        alive: Callable[[], None] | None = None,
     ) -> Claim:
-        """Ask for a content on a storage: joins the open need, or opens one.  Entering the claim waits for it."""
+        """Ask for a content on a storage: joins the open need, or opens one.  Entering the claim waits for it, and ends
+        with what `alive` raises."""
         if not content or not run:
             raise Invalid("a need has a content and a run that asks for it", code="bad-need")
         wanted = (content, storage, run)
-        return Claim(self, self._join(*wanted), wanted, timeout, on_wait)
+        return Claim(self, self._join(*wanted), wanted, timeout, on_wait, alive)
 
     def open(self, id: str) -> Need:
         """The need, in whatever state; NotFound."""
@@ -123,6 +128,11 @@ class Needs:
     def list(self) -> tuple[Need, ...]:
         """Open needs, oldest first."""
         return tuple(self._need(row) for row in self._database.all(_SELECT + " WHERE state = 'open' ORDER BY id"))
+
+    def break_holds(self, tx: Tx, runs: Sequence[str]) -> None:
+        """Within a change that takes runs from processes that hang: what they hold is free for the next one."""
+        for run in runs:
+            tx.run("UPDATE needs SET broken = broken + 1 WHERE holder = ? AND state = 'open'", (run,))
 
     def _need(self, row: Row) -> Need:
         sql = "SELECT run FROM need_runs WHERE need = ? ORDER BY asked_ns, run"
@@ -155,13 +165,14 @@ class Needs:
         return id
 
     def _lock_path(self, id: str) -> Path:
-        return self._locks / f"need-{id}.lock"
+        row = self._database.one("SELECT broken FROM needs WHERE id = ?", (id,))
+        return self._locks / (f"need-{id}-{row[0]}.lock" if row and row[0] else f"need-{id}.lock")
 
-    def _open_lock(self, id: str) -> int:
+    def _open_lock(self, path: Path) -> int:
         try:
             self._locks.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Programs that we start do not inherit it; processes forked off us do, and hold the need while they live.
-            return os.open(self._lock_path(id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
             kind = Denied if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else Unavailable
             raise kind(
@@ -225,6 +236,7 @@ class Claim:
         wanted: tuple[bytes, str, str],
         timeout: float | None = None,
         on_wait: Callable[[str], None] | None = None,
+        alive: Callable[[], None] | None = None,
     ) -> None:
         self._needs = needs
         self._wanted = wanted
@@ -239,7 +251,9 @@ class Claim:
         """Why the holder before us failed; {} where it died or there was none."""
         self._timeout = timeout
         self._on_wait = on_wait
+        self._alive = alive
         self._fd = -1
+        self._path = Path()
 
     @property
     def is_held(self) -> bool:
@@ -252,8 +266,11 @@ class Claim:
         until = None if timeout is None else time.monotonic() + timeout
         while not (self.done or self.is_held):
             try:
-                self._fd = self._needs._open_lock(self.id)
-                self._acquire(self._fd, until, on_wait)
+                self._path = self._needs._lock_path(self.id)
+                self._fd = self._needs._open_lock(self._path)
+                if not self._acquire(self._fd, until, on_wait):
+                    self._unlock()
+                    continue
                 self.epoch = self._needs._take(self.id, self.run)
                 need = self._needs.open(self.id)
             except BaseException:
@@ -269,14 +286,20 @@ class Claim:
             if not self.done:  # closed as failed by another process of this same run
                 self.id = self._needs._join(*self._wanted)
 
-    def _acquire(self, fd: int, until: float | None, on_wait: Callable[[str], None] | None) -> None:
+    def _acquire(self, fd: int, until: float | None, on_wait: Callable[[str], None] | None) -> bool:
+        """Whether the lock is ours; False where the need uses another one meanwhile."""
         pause, told = 0.005, ""
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
             except BlockingIOError:
                 pass
+            else:
+                return self._needs._lock_path(self.id) == self._path
+            if self._needs._lock_path(self.id) != self._path:
+                return False
+            if self._alive is not None:
+                self._alive()
             holder = self._needs.open(self.id).holder
             if holder and holder != told and on_wait:
                 on_wait(holder)
@@ -319,7 +342,7 @@ class Claim:
         self.epoch = 0
         if forget:
             with suppress(OSError):
-                self._needs._lock_path(self.id).unlink(missing_ok=True)
+                self._path.unlink(missing_ok=True)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -52,6 +52,8 @@ class Context:
     """Where transfers keep listings and logs."""
     run: str = ""
     """Id of the run; '' while a plan is only proven."""
+    step: str = ""
+    """Name of the step within its plan."""
     options: Options = field(default_factory=Options)
     progress: Progress = field(default_factory=Progress)
     tell: Callable[[str, Mapping[str, Any]], None] = _silent
@@ -71,6 +73,19 @@ class Context:
     def note(self, text: str) -> None:
         """A sentence for the person who watches."""
         self.say("note", {"text": text})
+
+
+class NotYet(Exception):
+    """What an action waits for is not there: it has changed nothing, and is to be asked again."""
+
+    def __init__(self, what: str, *, look_again_s: float = 5.0, until_ns: int = 0, help: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.look_again_s = look_again_s
+        self.until_ns = until_ns
+        """After which it is too late, nanoseconds since the epoch; 0: never."""
+        self.help = help
+        """What would help."""
 
 
 class Action(Protocol):

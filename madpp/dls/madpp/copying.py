@@ -26,7 +26,8 @@ def alone(context: Context, content: bytes, where: str) -> Iterator[Claim]:
         context.say("waiting", {"run": run, "text": f"waiting for run {run}, which works on the same"})
 
     while True:
-        with context.needs.claim(content, where, context.run, on_wait=waiting) as claim:
+        fence = context.options.fence
+        with context.needs.claim(content, where, context.run, on_wait=waiting, alive=fence) as claim:
             if claim.is_held:
                 yield claim
                 return

@@ -1,56 +1,132 @@
-"""The Engine seam: what carries a run.  This one carries it in the caller's own process, at once.
+"""The Engine seam: what carries runs.  `Durable` carries them through whatever happens, with the house's own database
+as its only memory (why not a workflow library: decision 0007); one of virtual time (the twin) will stand beside it.
 
-A durable engine (runs that any worker continues) and one of virtual time (the twin) will stand beside it.  What they
-need is here already: a plan goes through JSON (`plan.plan_from`), a step is repeated without harm within its run (the
-same `Context.run`), and answers are small JSON.
+A plan goes through JSON (`plan.plan_from`), a step is repeated without harm within its run (the same `Context.run` and
+`Context.step`), answers are small JSON, and what runs is chosen from a list that the code has.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from dls.logistics.errors import DlsError
+from dls.logistics.actor import Actor
+from dls.logistics.errors import Conflict, DlsError, Stop
 from dls.madpp.action import Context, bounded
-from dls.madpp.plan import Plan, gravest, prove
-from dls.madpp.runs import Run, Runs
+from dls.madpp.carry import Carried
+from dls.madpp.plan import Plan, gravest, plan_from, prove
+from dls.madpp.runs import Hold, Run, Runs, RunState
+
+SLICE_S = 0.2
 
 
 class Engine(Protocol):
     """Carries runs."""
 
     def submit(self, plan: Plan, context: Context) -> Run:
-        """Prove the plan, then carry it out; the run as it ended.  The error that ended it is raised."""
+        """Prove the plan, then carry it out here; the run as it ended.  The error that ended it is raised."""
+        ...
+
+    def enqueue(self, plan: Plan, context: Context) -> Run:
+        """Prove the plan and leave it to the workers; the run as it is queued."""
+        ...
+
+    def resume(self, id: str, context: Context) -> Run:
+        """Carry on here a run that nobody carries; the run as it ended."""
+        ...
+
+    def cancel(self, id: str, actor: Actor) -> RunState:
+        """Ask a run to end; its state now."""
         ...
 
 
-class InPlace:
-    """Carries a run here and now; steps one after the other.  Killed, the same plan submitted again continues its
-    transfers and repeats no recorded fact."""
+class Durable:
+    """Runs in the database.  Killed anywhere, a run goes on where its last answer was kept."""
 
     def __init__(self, runs: Runs) -> None:
         self.runs = runs
 
     def submit(self, plan: Plan, context: Context) -> Run:
-        """Prove, run, record."""
-        problem = gravest(prove(plan, context))
-        if problem is not None:
-            raise problem
-        results: dict[str, Any] = {}
-        with self.runs.begun(plan, context.actor) as id:
-            here = replace(context, run=id)
-            here.say("run", {"run": id, "plan": plan.name})
-            try:
-                for step in plan.order():
-                    results[step.name] = bounded(step.action.run(here))
-            except BaseException as exc:
-                self.runs.end(id, results, _told(exc), context.actor)
+        """Prove, record, run, record."""
+        _proven(plan, context)
+        first = next((step.name for step in plan.order() if not step.after), "")
+        with self.runs.begun(plan, context.actor, context.cwd, first) as hold:
+            return self._here(hold, plan, context)
+
+    def enqueue(self, plan: Plan, context: Context) -> Run:
+        """Prove and queue."""
+        _proven(plan, context)
+        return self.runs.get(self.runs.add(plan, context.actor, context.cwd))
+
+    def resume(self, id: str, context: Context) -> Run:
+        """Take it up again where its last answer was kept."""
+        with self.runs.resumed(id, context.actor) as hold:
+            run = self.runs.get(id)
+            return self._here(hold, plan_from(run.plan), replace(context, cwd=run.cwd))
+
+    def cancel(self, id: str, actor: Actor) -> RunState:
+        """At once where nobody carries it."""
+        return self.runs.cancel(id, actor)
+
+    def _here(self, hold: Hold, plan: Plan, context: Context) -> Run:
+        here = replace(context, run=hold.run, options=replace(context.options, fence=self._fence(hold.run)))
+        here.say("run", {"run": hold.run, "plan": plan.name})
+        try:
+            Carried(self.runs, hold, plan, here, _Waits(here)).go()
+        except Stop as stop:
+            if stop.why != "cancelled":
                 raise
-            self.runs.end(id, results, {}, context.actor)
-            return self.runs.get(id)
+            error = Conflict(
+                f"the run {hold.run} was cancelled",
+                code="cancelled",
+                run=hold.run,
+                remedy=f"dls resume {hold.run} carries on where it stopped",
+            )
+            self.runs.end(hold, context.actor, bounded(error.to_json()))
+            raise error from None
+        except BaseException as exc:
+            self.runs.end(hold, context.actor, told(exc))
+            raise
+        return self.runs.get(hold.run)
+
+    def _fence(self, id: str) -> Callable[[], None]:
+        """Asks at most once a second whether the run is to end."""
+        due = [time.monotonic() + 1.0]
+
+        def fence() -> None:
+            if time.monotonic() >= due[0]:
+                due[0] = time.monotonic() + 1.0
+                if self.runs.cancelling(id):
+                    raise Stop("cancelled")
+
+        return fence
 
 
-def _told(exc: BaseException) -> dict[str, Any]:
+class _Waits:
+    """Whoever asked sits there and waits; an error is theirs to judge."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def again(self, error: DlsError, failures: int) -> float | None:
+        return None
+
+    def rest(self, wake_ns: int) -> bool:
+        while (left := (wake_ns - self._context.now()) / 1e9) > 0:
+            self._context.options.fence()
+            time.sleep(min(left, SLICE_S))
+        return True
+
+
+def _proven(plan: Plan, context: Context) -> None:
+    problem = gravest(prove(plan, context))
+    if problem is not None:
+        raise problem
+
+
+def told(exc: BaseException) -> dict[str, Any]:
     """What is kept of the end of a run: our errors in full; of others their kind, for a text may hold a secret."""
     if isinstance(exc, DlsError):
         return bounded(exc.to_json())

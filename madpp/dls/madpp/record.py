@@ -33,10 +33,15 @@ def activity_id(run: str, step: str) -> str:
     return (time[0] if time else "0" * 10) + tail
 
 
+def _activity(context: Context, step: str) -> str:
+    """Two steps of one plan that do the same are two activities."""
+    return activity_id(context.run, f"{context.step}\n{step}" if context.step else step)
+
+
 def recorded(context: Context, step: str) -> Activity | None:
     """What this run has already recorded for a step."""
     try:
-        return context.catalogue.activity(activity_id(context.run, step), actor=context.actor)
+        return context.catalogue.activity(_activity(context, step), actor=context.actor)
     except NotFound:
         return None
 
@@ -60,7 +65,7 @@ class Recorded:
 
 def record(context: Context, step: str, changes: Sequence[Change], activity: AddActivity) -> Recorded:
     """Apply the facts of a step and its activity, all or none; the activity only the first time in this run."""
-    id, ended = activity_id(context.run, step), max(context.now(), activity.started_ns)
+    id, ended = _activity(context, step), max(context.now(), activity.started_ns)
     wanted = [*changes]
     if recorded(context, step) is None:
         began = activity.started_ns or ended

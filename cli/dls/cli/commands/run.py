@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dls.cli.command import dry_run, verb
+from dls.cli.command import detach, dry_run, verb
 from dls.cli.front import Answer, Front
 from dls.cli.words import files
 from dls.logistics.duration import show_size
@@ -18,9 +18,17 @@ from dls.madpp.actions.compute import Compute
 @click.option("--at", required=True, metavar="SITE", help="Where to run.")
 @click.option("--lifetime", default="", metavar="P7D", help="How long the buffers are leased; the site's default.")
 @dry_run
+@detach
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
 def run(
-    front: Front, inputs: tuple[str, ...], output: str, at: str, lifetime: str, dry_run: bool, command: tuple[str, ...]
+    front: Front,
+    inputs: tuple[str, ...],
+    output: str,
+    at: str,
+    lifetime: str,
+    dry_run: bool,
+    detach: bool,
+    command: tuple[str, ...],
 ) -> None:
     """Run COMMAND on staged inputs, in a fresh output buffer, and record what made what.
 
@@ -28,7 +36,7 @@ def run(
     working folder; {in}, {in1}, {in2} and {out} in its words become the same paths.  What it prints goes to standard
     error.
     """
-    front.take(Compute(command, at, inputs, output, lifetime), _answer, dry_run=dry_run)
+    front.take(Compute(command, at, inputs, output, lifetime), _answer, dry_run=dry_run, detach=detach)
 
 
 def _answer(facts: Facts) -> Answer:

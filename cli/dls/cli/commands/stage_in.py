@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dls.cli.command import dry_run, durability, verb
+from dls.cli.command import detach, dry_run, durability, verb
 from dls.cli.front import Answer, Front
 from dls.cli.words import copied
 from dls.madpp.action import Facts
@@ -16,13 +16,22 @@ from dls.madpp.actions.stage_in import StageIn
 @click.option("--to", required=True, metavar="SITE", help="Where: a site, see dls site list.")
 @click.option("--lifetime", default="", metavar="P7D", help="How long the buffer is leased; the site's default.")
 @dry_run
+@detach
 @durability
-def stage_in(front: Front, what: str, to: str, lifetime: str, dry_run: bool, durability: str | None) -> None:
+def stage_in(
+    front: Front, what: str, to: str, lifetime: str, dry_run: bool, detach: bool, durability: str | None
+) -> None:
     """Bring a dataset, or what lies at an address, into a leased buffer of a site, proven.
 
     What is there already is proven and shared.  Interrupted, the same command continues.
     """
-    front.take(StageIn(what, to, lifetime), lambda facts: _answer(front, facts), dry_run=dry_run, durability=durability)
+    front.take(
+        StageIn(what, to, lifetime),
+        lambda facts: _answer(front, facts),
+        dry_run=dry_run,
+        detach=detach,
+        durability=durability,
+    )
 
 
 def _answer(front: Front, facts: Facts) -> Answer:

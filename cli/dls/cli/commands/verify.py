@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dls.cli.command import dry_run, verb
+from dls.cli.command import detach, dry_run, verb
 from dls.cli.front import Answer, Front
 from dls.cli.words import files, place
 from dls.madpp.action import Facts
@@ -16,9 +16,10 @@ from dls.madpp.actions.verify import Verify
 @click.option("--at", default="", metavar="SITE", help="Only the copies there.")
 @click.option("--deep", is_flag=True, help="Trust nothing: read every byte again.")
 @dry_run
-def verify(front: Front, dataset: str, at: str, deep: bool, dry_run: bool) -> None:
+@detach
+def verify(front: Front, dataset: str, at: str, deep: bool, dry_run: bool, detach: bool) -> None:
     """Check the copies of a dataset; files that are lost or hold other bytes are marked, for stage-in to repair."""
-    front.take(Verify(dataset, at, deep), _answer, dry_run=dry_run)
+    front.take(Verify(dataset, at, deep), _answer, dry_run=dry_run, detach=detach)
 
 
 def _answer(facts: Facts) -> Answer:

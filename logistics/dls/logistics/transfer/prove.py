@@ -73,6 +73,7 @@ class _Proof:
     def alive(self) -> None:
         if self._over:
             raise Unavailable("this proof was given up", code="stalled")
+        self.options.fence()
 
     def give_up(self) -> None:
         self._over = True
@@ -217,4 +218,5 @@ def prove(
     """
     options, progress = options or Options(), progress or Progress()
     work = _Proof(store, wanted, receipts, depth, options, progress)
-    return watched(work.go, lambda: progress.ticks, options.stall_s, work.give_up, f"reading {store.url}")
+    what = f"reading {store.url}"
+    return watched(work.go, lambda: progress.ticks, options.stall_s, work.give_up, what, fence=options.fence)

@@ -83,6 +83,7 @@ def run_copies(
         lambda: box[0].give_up() if box else None,
         f"copying from {source.url}",
         lambda: SYNC_STALL if progress.syncing else 1.0,
+        options.fence,
     )
 
 

@@ -99,9 +99,10 @@ def watched(
     give_up: Callable[[], None],
     what: str,
     patience: Callable[[], float] = lambda: 1.0,
+    fence: Callable[[], None] = lambda: None,
 ) -> T:
     """The result of `work`, run in another thread; Unavailable where `ticks` stood still for `stall_s` seconds times
-    `patience()`.
+    `patience()`; what `fence` raises, as soon as it does.
 
     `give_up` is told first, so that the abandoned thread writes nothing more when it wakes.
     """
@@ -119,7 +120,8 @@ def watched(
     threading.Thread(target=guarded, name="dls-transfer", daemon=True).start()
     last, since = ticks(), time.monotonic()
     try:
-        while not done.wait(min(1.0, stall_s / 4)):
+        while not done.wait(min(0.5, stall_s / 4)):
+            fence()
             now = ticks()
             if now != last:
                 last, since = now, time.monotonic()

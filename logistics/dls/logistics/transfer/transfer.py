@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,10 @@ from dls.logistics.transfer.log import Logs
 from dls.logistics.transfer.progress import Progress
 from dls.logistics.transfer.receipt import Place, Receipts
 from dls.logistics.transfer.threads import Ahead
+
+
+def _go_on() -> None:
+    """Nobody says stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,9 @@ class Options:
     """How often a file that failed in a way that may pass is tried again."""
     replace: Collection[bytes] = ()
     """Names at the target that may be replaced although they hold something else."""
+    fence: Callable[[], None] = _go_on
+    """Asked often, from any thread, and before anything is published or recorded: raises `Stop` where the right to go
+    on is lost."""
 
 
 class Transfer:
@@ -60,9 +67,10 @@ class Transfer:
         self._over = False
 
     def alive(self) -> None:
-        """Raise where the transfer was given up."""
+        """Raise where the transfer was given up, or may not go on."""
         if self._over:
             raise Unavailable("this transfer was given up", code="stalled")
+        self.options.fence()
 
     def give_up(self) -> None:
         """Nothing more shall be written or recorded."""

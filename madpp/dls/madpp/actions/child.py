@@ -5,26 +5,55 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from dls.logistics.errors import Unavailable
+from dls.logistics.errors import Stop, Unavailable
 from dls.madpp.action import Context
 
 LINE = 65_536
 """Longest line that is told in one piece, bytes."""
+LOOK_S = 0.5
+"""How often it is asked whether the run may go on."""
 PATIENCE_S = 10.0
 """How long a child may take to end when it is asked to."""
 
 
 def execute(context: Context, words: Sequence[str], folder: str, environ: Mapping[str, str]) -> int:
     """Run a command in a folder; its lines are told as they come.  The exit status, negative for a signal."""
-    with _started(words, folder, environ) as child:
+    with _started(words, folder, environ) as child, _fenced(child, context.options.fence) as stops:
         out = child.stdout
         while out is not None and (line := out.readline(LINE)):
             context.progress.ticks += 1
             context.say("line", {"text": line.decode("utf-8", "replace").rstrip("\r\n")})
-        return child.wait()
+        status = child.wait()
+    if stops:
+        raise stops[0]
+    return status
+
+
+@contextmanager
+def _fenced(child: subprocess.Popen[bytes], fence: Callable[[], None]) -> Iterator[list[Stop]]:
+    """End the child where the right to go on is lost; the reason is then in the list."""
+    stops, over = list[Stop](), threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_S):
+            try:
+                fence()
+            except Stop as stop:
+                stops.append(stop)
+                _end(child)
+                return
+
+    watcher = threading.Thread(target=look, name="dls-fence", daemon=True)
+    watcher.start()
+    try:
+        yield stops
+    finally:
+        over.set()
+        watcher.join()
 
 
 @contextmanager

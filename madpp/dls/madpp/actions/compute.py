@@ -108,7 +108,7 @@ class Compute:
     def run(self, context: Context) -> Facts:
         """Stage in, run, hash what came out, record."""
         words = shlex.join([*self.command, "--", self.output, *self.inputs])
-        content = digests.of(f"output of {context.run} {words}".encode("utf-8", "surrogateescape"))
+        content = digests.of(f"output of {context.run} {context.step} {words}".encode("utf-8", "surrogateescape"))
         storage = self._here(context)
         with alone(context, content, storage.id) as claim:
             staged = [one.run(context) for one in self._stages()]

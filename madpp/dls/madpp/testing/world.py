@@ -30,7 +30,7 @@ from dls.logistics.store import Store
 from dls.logistics.transfer.receipt import SqlReceipts
 from dls.logistics.transfer.run import Options
 from dls.madpp.action import Action, Context, Facts
-from dls.madpp.engine import InPlace
+from dls.madpp.engine import Durable
 from dls.madpp.plan import single
 from dls.madpp.runs import Run, Runs
 from dls.madpp.testing.trip import Trip
@@ -152,7 +152,7 @@ class World:
 
     def submit(self, action: Action, **changes: Any) -> Run:
         """The same; the run."""
-        return InPlace(self.runs).submit(single(action), replace(self.context, **changes))
+        return Durable(self.runs).submit(single(action), replace(self.context, **changes))
 
     @contextmanager
     def listening(self) -> Iterator[list[tuple[str, dict[str, Any]]]]:
