@@ -16,7 +16,7 @@ from dls.logistics.errors import Conflict, DlsError, Invalid, NotFound, Unavaila
 from dls.madpp.action import ANSWER_BYTES, Context, Facts
 from dls.madpp.engine import Durable
 from dls.madpp.plan import Plan, Step, single
-from dls.madpp.runs import Hold, Run, RunState
+from dls.madpp.run import Hold, Run, RunState
 from dls.madpp.testing.world import SECRET, World
 
 SEEN: list[str] = []

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dls.cli.settings import Settings
     from dls.cli.wiring import Dls
     from dls.madpp.action import Action, Context, Facts
-    from dls.madpp.runs import Run
+    from dls.madpp.run import Run
 
 T = TypeVar("T")
 

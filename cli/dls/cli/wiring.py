@@ -32,7 +32,8 @@ from dls.logistics.transfer.run import Options
 from dls.madpp.action import Action, Context, Facts
 from dls.madpp.engine import Durable, Engine
 from dls.madpp.plan import Plan, gravest, prove, single
-from dls.madpp.runs import Run, Runs
+from dls.madpp.run import Run
+from dls.madpp.runs import Runs
 from dls.madpp.slots import Slots
 from dls.madpp.worker import Worker
 

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from dls.logistics.errors import DlsError, Unavailable
 from dls.madpp.action import Context, Facts, NotYet, bounded
 from dls.madpp.plan import Plan, Step
-from dls.madpp.runs import Hold, Runs
+from dls.madpp.run import Hold
+from dls.madpp.runs import Runs
 
 
 class Patience(Protocol):

@@ -17,7 +17,8 @@ from dls.logistics.errors import Conflict, DlsError, Stop
 from dls.madpp.action import Context, bounded
 from dls.madpp.carry import Carried
 from dls.madpp.plan import Plan, gravest, plan_from, prove
-from dls.madpp.runs import Hold, Run, Runs, RunState
+from dls.madpp.run import Hold, Run, RunState
+from dls.madpp.runs import Runs
 
 SLICE_S = 0.2
 

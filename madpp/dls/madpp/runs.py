@@ -12,8 +12,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from dls.logistics.database import Database, Row, Tx
 from dls.logistics.errors import Conflict, NotFound, Stop
 from dls.logistics.event import Event
 from dls.madpp.plan import Plan
+from dls.madpp.run import ENDED, Hold, Run, RunState, StepRecord
 
 MIGRATIONS = (
     """
@@ -60,90 +59,6 @@ MIGRATIONS = (
     )
     """,
 )
-
-
-class RunState(StrEnum):
-    """Where a run is in its life."""
-
-    QUEUED = "queued"
-    """For the next worker."""
-    RUNNING = "running"
-    WAITING = "waiting"
-    """Nobody carries it until what it waits for may be there."""
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    BROKEN_OFF = "broken off"
-    """Its process ended without a word: asking for the same again, or `dls resume`, continues the work."""
-
-
-ENDED = frozenset({RunState.DONE, RunState.FAILED, RunState.CANCELLED})
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """What is known of one step of a run."""
-
-    name: str
-    state: str
-    """`running` (or it was when its holder died), `done`."""
-    attempts: int
-    began_ns: int
-    ended_ns: int
-    answer: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One execution."""
-
-    id: str
-    plan: dict[str, Any]
-    actor: str
-    on_behalf_of: str
-    project: str
-    state: RunState
-    started_ns: int
-    ended_ns: int
-    results: dict[str, Any]
-    error: dict[str, Any]
-    detached: bool = False
-    slot: str = ""
-    epoch: int = 0
-    wake_ns: int = 0
-    waits: Sequence[dict[str, Any]] = ()
-    cancelling: bool = False
-    cwd: str = "/"
-    steps: Mapping[str, StepRecord] = field(default_factory=dict)
-    """Those that were begun."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The run as programs read it."""
-        return {
-            "run": self.id,
-            "plan": self.plan,
-            "actor": self.actor,
-            "on_behalf_of": self.on_behalf_of,
-            "project": self.project,
-            "state": self.state.value,
-            "started_ns": self.started_ns,
-            "ended_ns": self.ended_ns,
-            "results": self.results,
-            "error": self.error,
-            "detached": self.detached,
-            "slot": self.slot,
-            "epoch": self.epoch,
-            "wake_ns": self.wake_ns,
-            "waits": list(self.waits),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """The right to carry a run."""
-
-    run: str
-    epoch: int
 
 
 class Runs:
@@ -203,9 +118,11 @@ class Runs:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise _not_so(id, "is carried by another process") from None
-            yield
-            with suppress(OSError):
-                path.unlink()
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    path.unlink()
         finally:
             os.close(fd)
 

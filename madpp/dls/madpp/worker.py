@@ -21,7 +21,8 @@ from dls.madpp.action import Context, bounded
 from dls.madpp.carry import Carried
 from dls.madpp.engine import told
 from dls.madpp.plan import plan_from
-from dls.madpp.runs import Hold, Runs, check
+from dls.madpp.run import Hold
+from dls.madpp.runs import Runs, check
 from dls.madpp.slots import Slot, Slots, clock
 
 POLL_S: Final = 0.05

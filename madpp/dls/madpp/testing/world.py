@@ -32,7 +32,8 @@ from dls.logistics.transfer.run import Options
 from dls.madpp.action import Action, Context, Facts
 from dls.madpp.engine import Durable
 from dls.madpp.plan import single
-from dls.madpp.runs import Run, Runs
+from dls.madpp.run import Run
+from dls.madpp.runs import Runs
 from dls.madpp.testing.trip import Trip
 
 START_NS: Final = 2_000_000_000_000_000_000
