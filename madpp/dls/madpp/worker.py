@@ -64,9 +64,7 @@ class Fence:
                 raise Stop(self.why)
 
     def guard(self, tx: Tx) -> None:
-        """Asked within each write transaction."""
-        if self.why:
-            raise Stop(self.why)
+        """Asked within each write transaction.  Cancelled or draining, it is still ours: what is let go says so."""
         check(tx, self._hold)
 
 
@@ -89,6 +87,7 @@ class Worker:
     """How long the run under way may go on after `drain`."""
     slot: Slot = field(init=False)
     _drain: float = field(default=0.0, init=False)
+    _lost: bool = field(default=False, init=False)
     _fence: Fence | None = field(default=None, init=False)
     _hold: Hold | None = field(default=None, init=False)
     _over: threading.Event = field(default_factory=threading.Event, init=False)
@@ -107,17 +106,18 @@ class Worker:
         keeper = threading.Thread(target=self._keep, name="dls-lease", daemon=True)
         keeper.start()
         try:
-            return self._work(once)
-        except Stop as stop:
-            return stop.why == "taken-over"
+            again = self._work(once)
+        except Stop:  # the slot was taken
+            again = True
         finally:
             self._over.set()
             keeper.join()
             self.slots.leave(self.slot)
+        return again and not self._drain
 
     def _work(self, once: bool) -> bool:
         bury = 0.0
-        while not self._drain:
+        while not self._drain and not self._lost:
             try:
                 if clock() >= bury:
                     bury = clock() + self.slots.lease_s / 5
@@ -133,7 +133,7 @@ class Worker:
                 time.sleep(POLL_S)
             elif not self._carry(hold):
                 return True
-        return False
+        return self._lost
 
     def _bury(self) -> None:
         for id in self.slots.bury(self.own, self.slot.name, self.freed):
@@ -223,7 +223,7 @@ class Worker:
             except Stop as stop:
                 if fence is not None:
                     fence.why = fence.why or stop.why
-                self._drain = self._drain or clock()
+                self._lost = True
                 return
             except DlsError:
                 continue  # the database is away: the fence holds the work where the lease runs out
