@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 import stat as st
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -39,7 +39,7 @@ class PosixUpload:
                 raise
             os.chmod(beside, 0o600)
             self._fd = os.open(beside, _FLAGS, 0o600)
-        # Writers of one file queue in the kernel anyway, and burn a core while they do (measured: 1.5 to 10 times slower).
+        # Writers of one file queue in the kernel anyway, and burn a core as they do (measured: 1.5 to 10 times slower).
         self._turn = threading.Lock()
         try:
             self._own: set[int] | None = None
