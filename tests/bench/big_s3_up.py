@@ -25,6 +25,7 @@ def benches(stack: ExitStack, place: Place, full: bool) -> list[Bench]:
             floor="floor-obstore-multipart",
             targets=place.memory,
             keep=False,
+            made=lambda turn: scene.stored(f"up/{turn.tag}"),
             servers=scene.pids,
         )
     ]

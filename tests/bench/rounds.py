@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -46,6 +46,8 @@ class Bench:
     durability: str = "process"
     cold: bool = False
     rerun: bool = False
+    made: Callable[[Turn], Path] | None = None
+    """What a turn makes elsewhere, removed after it unless `keep`."""
     keep: bool = True
     servers: Sequence[int] = ()
 
@@ -126,3 +128,5 @@ def _turn(bench: Bench, outcome: Outcome, number: int) -> None:
         print(f"    failed: {outcome.problem}", file=sys.stderr, flush=True)
     if not bench.keep and not bench.rerun:
         shutil.rmtree(turn.target, ignore_errors=True)
+        if bench.made is not None:
+            shutil.rmtree(bench.made(turn), ignore_errors=True)

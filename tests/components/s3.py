@@ -58,6 +58,8 @@ class S3Service:
     children: tuple[Child, ...] = ()
     root: Path | None = None
     region: str = REGION
+    control: str = ""
+    """Address of its remote control (rclone)."""
 
     def env(self, endpoint: str | None = None) -> dict[str, str]:
         """Return the `AWS_*` environment; `endpoint` overrides the address (a proxy in front)."""
@@ -100,6 +102,13 @@ class S3Service:
         else:
             self.client().create_bucket(Bucket=name)
         return name
+
+    def look_again(self) -> bool:
+        """Let the server forget what it knows of its folders; False where it has no such command."""
+        if not self.control:
+            return False
+        urllib.request.urlopen(urllib.request.Request(f"{self.control}/vfs/forget", method="POST"), timeout=10).close()
+        return True
 
     def pause(self) -> None:
         """Freeze the server: connections open, nothing answers."""

@@ -28,7 +28,7 @@ def rclone_s3(work: Path, root: Path | None = None, *, fresh: bool = True, etag:
     root = root or work / "s3-root"
     root.mkdir(parents=True, exist_ok=True)
     access_key, secret_key = new_keys()
-    port = free_port()
+    port, control = free_port(), free_port()
     child = Child(
         [
             program("rclone"),
@@ -36,6 +36,7 @@ def rclone_s3(work: Path, root: Path | None = None, *, fresh: bool = True, etag:
             "s3",
             root,
             *("--addr", f"127.0.0.1:{port}"),
+            *("--rc", "--rc-no-auth", "--rc-addr", f"127.0.0.1:{control}"),
             *("--vfs-cache-mode", "off"),
             *("--dir-cache-time", "1ms" if fresh else "24h"),
             *(() if etag else ("--etag-hash", "")),
@@ -52,4 +53,4 @@ def rclone_s3(work: Path, root: Path | None = None, *, fresh: bool = True, etag:
     endpoint = f"http://127.0.0.1:{port}"
     with child:
         child.wait_ready(lambda: http_answers(endpoint), within=20)
-        yield S3Service(endpoint, access_key, secret_key, (child,), root)
+        yield S3Service(endpoint, access_key, secret_key, (child,), root, control=f"http://127.0.0.1:{control}")

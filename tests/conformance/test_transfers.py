@@ -65,6 +65,15 @@ def s3(service: S3Service) -> Iterator[Callable[[], Store]]:
         store.close()
 
 
+class _ToS3:
+    """rclone 1.75 sometimes keeps the temporary name of an object that was put beside others into a new folder, and
+    then cannot give it until it looks at the folder again."""
+
+    @pytest.fixture
+    def look_again(self, service: S3Service) -> Callable[[], bool]:
+        return service.look_again
+
+
 class TestMemoryToMemory(TransferContract):
     again = 5
 
@@ -90,7 +99,7 @@ class TestMemoryToPosix(TransferContract):
 
 
 @pytest.mark.service
-class TestMemoryToS3(TransferContract):
+class TestMemoryToS3(_ToS3, TransferContract):
     again = 5
     concurrency = 16
     stride = 11
@@ -128,7 +137,7 @@ class TestPosixToPosix(TransferContract):
 
 
 @pytest.mark.service
-class TestPosixToS3(TransferContract):
+class TestPosixToS3(_ToS3, TransferContract):
     again = 5
     concurrency = 16
     stride = 11
@@ -172,7 +181,7 @@ class TestS3ToPosix(TransferContract):
 
 
 @pytest.mark.service
-class TestS3ToS3(TransferContract):
+class TestS3ToS3(_ToS3, TransferContract):
     again = 5
     concurrency = 16
     stride = 11

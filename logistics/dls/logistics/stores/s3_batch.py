@@ -24,6 +24,7 @@ DEPTH: Final = 8
 """Requests ahead of their replies on one connection, where the service allows it."""
 _LEARN_AFTER = 64  # replies of a batch after which asking how deep we may go is worth four requests
 _LEARN_S = 5.0
+_MANNERS_S = 1.0  # how long a batch that is left early listens for what it has begun to write
 _AHEAD = 1 << 20  # bytes expected or queued on one connection beyond which no request is sent ahead
 _MARGIN = 64 << 10  # a body this much longer than expected is not read: an error's text is shorter
 _TICK_S = 1.0
@@ -51,6 +52,7 @@ def batch(
             if loop.outside:  # the error of whoever gives the jobs
                 raise
             failure = error
+            loop.manners_s = 0.0
         left = loop.left()
     finally:
         loop.leave()
@@ -70,6 +72,7 @@ class _Loop:
         """While the next job is asked for."""
         self.done: list[Outcome] = []
         """Outcomes not given yet."""
+        self.manners_s = _MANNERS_S
         self._wire, self._bucket, self._fatal = wire, bucket, fatal
         self._poll = select.epoll()
         self._conns: dict[int, Connection] = {}
@@ -84,10 +87,34 @@ class _Loop:
         return [job for conn in self._conns.values() for job in conn.jobs] + [job for _, _, job in self._again]
 
     def leave(self) -> None:
-        """Give idle connections back, close those with replies under way."""
+        """Give idle connections back, close those with replies under way; but hear what became of objects that are
+        being written, for a little while: written again at once, some services would do both at the same time."""
+        until = time.monotonic() + self.manners_s
+        while (left := until - time.monotonic()) > 0:
+            writing = [c for c in self._conns.values() if any(job.method == b"PUT" for job in c.jobs)]
+            if not writing or not all(self._heard_out(conn) for conn in writing):
+                break
+            self._poll.poll(min(left, _TICK_S))
         for conn in list(self._conns.values()):
             self._drop(conn, keep=not conn.jobs)
         self._poll.close()
+
+    @staticmethod
+    def _heard_out(conn: Connection) -> bool:
+        """Take what a connection has to say of its jobs; whether it still makes sense to listen."""
+        try:
+            conn.flush()
+            if not conn.receive():
+                return False
+            while conn.jobs and (reply := conn.take(conn.jobs[0].method == b"HEAD")):
+                conn.jobs.popleft()
+                if not reply.head.keep:
+                    return False
+        except OSError as exc:
+            return conn.wants(exc)
+        except (CutError, DlsError):
+            return False
+        return True
 
     def run(self) -> Iterator[Outcome]:
         first: list[Job] = []
