@@ -191,3 +191,16 @@ def test_a_proof_tells_all_problems_with_their_lines(tmp_path: Path) -> None:
     assert found[0].to_json()["line"] == 3
     assert gravest(prove(single(Register("x:a", str(tmp_path))), world.context)) is None
     world.close()
+
+
+@pytest.mark.spec("PLAN-5")
+def test_what_an_earlier_step_makes_may_be_absent(tmp_path: Path) -> None:
+    world = World(tmp_path / "w")
+    at = world.write("data", {"a": b"1"})
+    add, fetch = Step("add", Register("t:x", at)), StageIn("t:x", "scratch")
+    assert [p.error.code for p in prove(Plan((add, Step("fetch", fetch))), world.context)] == ["no-dataset"]
+    plan = Plan((add, Step("mid", StageIn(at, "scratch"), ("add",)), Step("fetch", fetch, ("mid",))))
+    assert prove(plan, world.context) == []
+    wrong = Plan((add, Step("fetch", StageIn("t:x", "nowhere"), ("add",))))
+    assert [p.error.code for p in prove(wrong, world.context)] == ["no-site"]
+    world.close()

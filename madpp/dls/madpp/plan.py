@@ -103,8 +103,23 @@ def single(action: Action) -> Plan:
 
 
 def prove(plan: Plan, context: Context) -> list[Problem]:
-    """Everything that is wrong with a plan, before anything is touched."""
-    return [Problem(error, s.name, s.line) for s in plan.order() for error in s.action.check(context)]
+    """Everything that is wrong with a plan, before anything is touched.  That a dataset is not there yet is no problem
+    of a step that waits, however indirectly, for one that makes it."""
+    found, made = list[Problem](), dict[str, frozenset[str]]()
+    for step in plan.order():
+        coming = frozenset[str]().union(*(made[other] for other in step.after))
+        made[step.name] = coming | makes(step.action)
+        found += [Problem(e, step.name, step.line) for e in step.action.check(context) if not _comes(e, coming)]
+    return found
+
+
+def makes(action: Action) -> frozenset[str]:
+    """Keys of the datasets that an action makes (its `makes`, where it makes any)."""
+    return frozenset(key for key in getattr(action, "makes", ()) if key)
+
+
+def _comes(error: DlsError, coming: frozenset[str]) -> bool:
+    return error.code in ("no-dataset", "no-version") and error.facts.get("dataset") in coming
 
 
 def gravest(problems: list[Problem]) -> DlsError | None:

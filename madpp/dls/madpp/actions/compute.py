@@ -52,6 +52,11 @@ class Compute:
     lifetime: str = ""
     name: ClassVar[str] = "compute"
 
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The dataset that it makes."""
+        return (self.output,)
+
     def check(self, context: Context) -> list[DlsError]:
         """Is there a command, is the site a folder here, can every input be staged?"""
         stages = [error for one in self._stages() for error in one.check(context)]

@@ -78,11 +78,12 @@ class _Database(Database):
 class World:
     """An installation of its own, with sites, a person and a clock."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place: str = "") -> None:
+        """`place` names what is in memory: given, the folder can be opened again by another process."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.clock = Clock()
-        self.place = f"world-{os.getpid()}-{next(_PLACES)}"
+        self.place = place or f"world-{os.getpid()}-{next(_PLACES)}"
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.trip = Trip()
         """Watches every call that actions make; `trip.arm(…)` lets one go wrong."""
