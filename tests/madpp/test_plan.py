@@ -202,5 +202,5 @@ def test_what_an_earlier_step_makes_may_be_absent(tmp_path: Path) -> None:
     plan = Plan((add, Step("mid", StageIn(at, "scratch"), ("add",)), Step("fetch", fetch, ("mid",))))
     assert prove(plan, world.context) == []
     wrong = Plan((add, Step("fetch", StageIn("t:x", "nowhere"), ("add",))))
-    assert [p.error.code for p in prove(wrong, world.context)] == ["no-site"]
+    assert [p.error.code for p in prove(wrong, world.context)] == ["unknown-site"]
     world.close()
