@@ -26,7 +26,7 @@ from components.loopdisk import loop_disk  # noqa: E402
 from components.process import NotReady  # noqa: E402
 
 TRANSFER = ("small-s3-down", "small-s3-up", "big-s3-down", "big-s3-up", "small-local", "big-local")
-BENCHES = (*TRANSFER, "noop-rerun", "million")
+BENCHES = (*TRANSFER, "noop-rerun", "million", "durability")
 GROUPS = {"transfer": TRANSFER}
 MEMORY = Path("/dev/shm")
 DISK = Path("/var/tmp")  # not in the checkout: a test session that ends there unmounts what came up meanwhile
