@@ -8,14 +8,19 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from dls.cli import render, words
 
 if TYPE_CHECKING:
     from dls.cli.settings import Settings
     from dls.cli.wiring import Dls
+    from dls.logistics.transfer.progress import Progress
     from dls.madpp.action import Action, Context, Facts
+
+
+T = TypeVar("T")
+Tell = Callable[[str, Mapping[str, Any]], None]
 
 
 class Answer(NamedTuple):
@@ -91,6 +96,10 @@ class Front:
         self.out.result({"action": action.name, "seconds": seconds, **facts}, answer.essential, answer.lines)
 
     def _watched(self, action: Action, how: dict[str, Any]) -> Facts:
+        return self.watch(lambda progress, tell: self.dls.take(action, progress=progress, tell=tell, **how))
+
+    def watch(self, work: Callable[[Progress, Tell], T]) -> T:
+        """Do some work while its figures are shown."""
         from dls.cli.bars import Meter, watched
         from dls.logistics.transfer.progress import Progress
 
@@ -107,7 +116,7 @@ class Front:
         every = self.out.every_s
         with watched(lambda: self.out.figures(meter.look()), every) if every else nullcontext():
             try:
-                return self.dls.take(action, progress=progress, tell=tell, **how)
+                return work(progress, tell)
             finally:
                 self.out.calm()
 
@@ -133,14 +142,15 @@ def would(facts: Mapping[str, Any]) -> list[str]:
         lost = ", ".join(f"{count:,} {word}" for word, count in facts["not_kept"].items())
         lines.append(f"  not kept there: {lost}")
     if facts.get("eta"):
-        lines.append(f"  time: {_eta(facts['eta'])}")
+        lines.append(f"  time: {eta(facts['eta'])}")
     for stage in facts.get("stages", ()):
         lines.extend(f"  first, {line}" if n == 0 else f"  {line}" for n, line in enumerate(would(stage)))
     return lines
 
 
-def _eta(eta: Mapping[str, Any]) -> str:
+def eta(facts: Mapping[str, Any]) -> str:
+    """An estimate for people: `about 3 min (1 min to 9 min), from a guess`."""
     from dls.logistics.duration import show_duration
 
-    likely, low, high = (show_duration(eta[k]) for k in ("seconds", "low", "high"))
-    return f"about {likely} ({low} to {high}), from {eta['from']}"
+    likely, low, high = (show_duration(facts[k]) for k in ("seconds", "low", "high"))
+    return f"about {likely} ({low} to {high}), from {facts['from']}"

@@ -22,7 +22,11 @@ COMMANDS: Final = {
     "stage-out": ("dls.cli.commands.stage_out:stage_out", "Save a path, a buffer or a dataset elsewhere."),
     "buffer": ("dls.cli.commands.buffer:buffer", "Leased buffers: look, renew, release."),
     "verify": ("dls.cli.commands.verify:verify", "Check copies of a dataset against what was recorded."),
+    "probe": ("dls.cli.commands.probe:probe", "What lies at a place, and which sites would take it."),
     "status": ("dls.cli.commands.status:status", "What ran, runs, or was broken off."),
+    "events": ("dls.cli.commands.events:events", "What happened, in order."),
+    "doctor": ("dls.cli.commands.doctor:doctor", "What this machine can do, and what is missing."),
+    "completion": ("dls.cli.commands.completion:completion", "A script that completes words in a shell."),
     "version": ("dls.cli.commands.version:version", "Versions of dls and of what it stands on."),
 }
 _HELP: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dls.catalogue.sql import SqlCatalogue
 from dls.cli.settings import Settings, load
@@ -31,6 +31,8 @@ from dls.madpp.action import Action, Context, Facts
 from dls.madpp.engine import Engine, InPlace
 from dls.madpp.plan import gravest, prove, single
 from dls.madpp.runs import Runs
+
+T = TypeVar("T")
 
 LOCAL: Final = "local"
 """The site that every installation has: buffers in a folder of DLS_HOME."""
@@ -60,6 +62,11 @@ class Dls:
             if problem is not None:
                 raise problem
             return action.preview(context)
+
+    def look(self, work: Callable[[Context], T], **how: Any) -> T:
+        """What `work` finds in this world; the stores that it opens are closed afterwards."""
+        with self._stores() as open_store:
+            return work(self._watched(open_store=open_store, **how))
 
     def _watched(self, **how: Any) -> Context:
         return replace(self.context, **{"progress": Progress(), **how})
