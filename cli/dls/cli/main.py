@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 import click
 
 from dls.cli import failure, render
-from dls.cli.command import Verbs
+from dls.cli.command import COMPLETE, Verbs
 from dls.cli.front import Front
 
 COMMANDS: Final = {
@@ -43,10 +43,24 @@ def cli() -> None:
 
 def main() -> int:
     """Run the command line of this process."""
-    status = run(sys.argv[1:])
+    status = _completed() if len(sys.argv) == 1 else None
+    if status is None:
+        status = run(sys.argv[1:])
     if not render.flushed() or _hangs():
         _leave(status)
     return status
+
+
+def _completed() -> int | None:
+    """Answer a shell that asks for completions; None where none does.  The script calls `dls` without words."""
+    from dls.cli.settings import completing
+
+    asked = completing(COMPLETE)
+    if not asked:
+        return None
+    from click.shell_completion import shell_complete
+
+    return shell_complete(cli, {}, "dls", COMPLETE, asked)
 
 
 def run(words: Sequence[str]) -> int:

@@ -61,6 +61,11 @@ def secrets(environ: Mapping[str, str] | None = None) -> list[str]:
     return sorted((v for v in values if not v.startswith(("/", "~"))), key=len, reverse=True)
 
 
+def completing(variable: str, environ: Mapping[str, str] | None = None) -> str:
+    """What a shell asks for by the variable of its completion script, such as `bash_complete`; '' for nothing."""
+    return (os.environ if environ is None else environ).get(variable, "")
+
+
 # ----------------------------------------------------------------------------------- one setting at a time
 
 

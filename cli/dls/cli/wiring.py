@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from dls.catalogue.sql import SqlCatalogue
+from dls.cli import live
 from dls.cli.settings import Settings, load
 from dls.logistics import url
 from dls.logistics.actor import local
@@ -50,8 +51,13 @@ class Dls:
 
     def take(self, action: Action, **how: Any) -> Facts:
         """Prove an action, run it, and return what it answers with the id of its run; `how` overrides the context."""
-        with self._stores() as open_store:
-            run = self.engine.submit(single(action), self._watched(open_store=open_store, **how))
+        progress = how.pop("progress", None) or Progress()
+        with (
+            self._stores() as open_store,
+            live.shown(self.settings.home / "locks", progress, how.pop("tell", None)) as tell,
+        ):
+            context = self._watched(open_store=open_store, progress=progress, tell=tell, **how)
+            run = self.engine.submit(single(action), context)
         return {"run": run.id, **run.results[action.name]}
 
     def preview(self, action: Action, **how: Any) -> Facts:

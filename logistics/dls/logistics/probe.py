@@ -59,8 +59,8 @@ class Findings:
     """All folders below the root, also those that no entry names."""
     hardlinks: int
     """Files that are a further name of another."""
-    bytes: int
-    """Sum of file sizes; what has several names counts once."""
+    size: int
+    """Sum of file sizes, bytes; what has several names counts once."""
     sizes: tuple[Class, ...]
     """Files by size, every name counted."""
     small_files: int
@@ -89,10 +89,10 @@ class Findings:
         """What that means, in sentences."""
         said = []
         if self.many_small:
-            share = 100 * self.small_bytes / self.bytes if self.bytes else 0.0
+            share = 100 * self.small_bytes / self.size if self.size else 0.0
             said.append(
-                f"{self.small_files:,} of {self.files:,} files are smaller than 1 MiB and hold {share:.0f} % of the bytes:"
-                " time and inodes go by files here, and one image would count as a single file"
+                f"{self.small_files:,} of {self.files:,} files are below 1 MiB, with {share:.0f} % of the bytes: "
+                "time and inodes go by files here, and one image would count as a single file"
             )
         if self.crowded:
             word = "folder holds" if self.crowded == 1 else "folders hold"
@@ -109,7 +109,7 @@ class Findings:
             "links": self.links,
             "folders": self.folders,
             "hardlinks": self.hardlinks,
-            "bytes": self.bytes,
+            "bytes": self.size,
             "sizes": [one._asdict() for one in self.sizes],
             "small_files": self.small_files,
             "small_bytes": self.small_bytes,
