@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from pathlib import Path
 
@@ -50,6 +51,17 @@ def test_a_site_that_does_not_answer_is_broken_and_the_status_is_1(dls: Command,
     ran = dls("doctor")
     assert ran.status == 1
     assert ran.out.splitlines()[-1].startswith("gravest: site cloud: ")
+
+
+@pytest.mark.spec("LOOK-8")
+def test_a_site_that_never_answers_is_broken_after_the_time_limit(dls: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        dls.set(AWS_ACCESS_KEY_ID="somebody", AWS_SECRET_ACCESS_KEY="some-secret-value", DLS_TIMEOUT="0.5")
+        dls("site", "add", "silent", f"s3+http://127.0.0.1:{port}/bucket", ok=True)
+        ran = dls.alone("doctor", "--json")
+    found = {e["name"]: e for e in ran.events if e["event"] == "check"}
+    assert (ran.status, found["site silent"]["status"]) == (1, "broken")
 
 
 @pytest.mark.spec("LOOK-9")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from dls.cli import render, words
+from dls.cli.log import Log, Logged
 
 if TYPE_CHECKING:
     from dls.cli.settings import Settings
@@ -59,13 +60,24 @@ class Front:
     @cached_property
     def out(self) -> render.Out:
         """Where words go."""
-        return render.opened(as_json=self.json, quiet=self.quiet, secrets=self.secrets)
+        out = render.opened(as_json=self.json, quiet=self.quiet, secrets=self.secrets)
+        try:
+            log = self.log
+        except Exception:  # noqa: BLE001 - whatever it is, it is told where work begins, and an error needs words at once
+            return out
+        return out if log is None else Logged(out, log)
+
+    @cached_property
+    def log(self) -> Log | None:
+        """What is kept of each command, where the setting `log` asks for that; Unavailable where it cannot be kept."""
+        return Log(self.settings.log, self.secrets) if self.settings.log else None
 
     @cached_property
     def dls(self) -> Dls:
         """The installation."""
         from dls.cli.wiring import connect
 
+        _ = self.log  # nothing is done that was to be logged and cannot be
         return connect(self.settings)
 
     @property
@@ -124,6 +136,8 @@ class Front:
         """Close what was opened."""
         if "dls" in self.__dict__:
             self.dls.close()
+        if self.__dict__.get("log"):
+            self.__dict__["log"].close()
 
 
 def would(facts: Mapping[str, Any]) -> list[str]:
