@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from components.command import Command
+from components.command import Command, fill
+from components.s3_rclone import rclone_s3
 
 
 def at(facts: dict[str, Any], site: str) -> dict[str, Any]:
@@ -100,3 +101,22 @@ def test_a_site_that_cannot_be_asked_says_why_and_is_an_error_where_it_was_named
 def test_probe_of_nothing_or_of_an_unknown_site_is_an_error(dls: Command, tree: Path, tmp_path: Path) -> None:
     assert dls.json("probe", tmp_path / "absent", ok=False)["code"] == "no-source"
     assert dls.json("probe", tree, "--to", "nowhere", ok=False)["code"] == "unknown-site"
+
+
+@pytest.mark.service
+@pytest.mark.spec("LOOK-1")
+def test_probe_and_doctor_ask_a_service(dls: Command, tmp_path: Path) -> None:
+    with rclone_s3(tmp_path / "server") as service:
+        service.bucket("bucket")
+        assert service.root is not None
+        fill(service.root / "bucket" / "tree")
+        dls.set(**service.env())
+        dls("site", "add", "cloud", f"s3+{service.endpoint}/bucket/store", ok=True)
+        facts = dls.json("probe", f"s3+{service.endpoint}/bucket/tree")
+        assert (facts["files"], facts["bytes"], facts["folders"]) == (7, 1_541_000, 2)
+        cloud = at(facts, "cloud")
+        assert (cloud["fits"], cloud["lacks"], cloud["refusals"]) == (None, [], 0)
+        found = {e["name"]: e for e in dls("doctor", "--json", ok=True).events if e["event"] == "check"}
+        assert (found["site cloud"]["status"], found["credentials-s3"]["status"]) == ("ok", "ok")
+        assert service.secret_key not in str(found)
+        assert service.access_key not in str(found)
