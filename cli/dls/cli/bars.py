@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from dls.logistics.duration import show_duration, show_size
@@ -46,6 +46,9 @@ class Figures:
         """The figures as programs read them."""
         rounded = {"bytes_per_s": self.bytes_per_s, "eta_s": self.eta_s}
         return asdict(self) | {k: None if v is None else round(v, 1) for k, v in rounded.items()}
+
+
+FIGURES = tuple(field.name for field in fields(Figures))
 
 
 class Meter:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from dls.cli.front import Front
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+COMPLETE = "_DLS_COMPLETE"
+"""The variable by which a shell asks for completions (click's protocol)."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -66,6 +71,15 @@ class Verbs(click.Group):
         module, _, name = self.lazy[cmd_name][0].partition(":")
         found: click.Command = getattr(import_module(module), name)
         return found
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names with their summaries, and options; nothing is imported for it."""
+        from click.shell_completion import CompletionItem
+
+        if not self.lazy:
+            return super().shell_complete(ctx, incomplete)
+        named = [CompletionItem(n, help=said) for n, (_, said) in self.lazy.items() if n.startswith(incomplete)]
+        return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list under --help."""

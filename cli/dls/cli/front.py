@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from dls.cli import render, words
+from dls.cli.log import Log, Logged
 
 if TYPE_CHECKING:
     from dls.cli.settings import Settings
     from dls.cli.wiring import Dls
+    from dls.logistics.transfer.progress import Progress
     from dls.madpp.action import Action, Context, Facts
     from dls.madpp.run import Run
 
 T = TypeVar("T")
+Tell = Callable[[str, Mapping[str, Any]], None]
 
 
 class Answer(NamedTuple):
@@ -57,13 +60,24 @@ class Front:
     @cached_property
     def out(self) -> render.Out:
         """Where words go."""
-        return render.opened(as_json=self.json, quiet=self.quiet, secrets=self.secrets)
+        out = render.opened(as_json=self.json, quiet=self.quiet, secrets=self.secrets)
+        try:
+            log = self.log
+        except Exception:  # noqa: BLE001 - whatever it is, it is told where work begins, and an error needs words at once
+            return out
+        return out if log is None else Logged(out, log)
+
+    @cached_property
+    def log(self) -> Log | None:
+        """What is kept of each command, where the setting `log` asks for that; Unavailable where it cannot be kept."""
+        return Log(self.settings.log, self.secrets) if self.settings.log else None
 
     @cached_property
     def dls(self) -> Dls:
         """The installation."""
         from dls.cli.wiring import connect
 
+        _ = self.log  # nothing is done that was to be logged and cannot be
         return connect(self.settings)
 
     @property
@@ -120,13 +134,13 @@ class Front:
 
     def resume(self, id: str) -> Run:
         """Carry on a run here; the run as it ended."""
-        return self._shown(lambda how: self.dls.resume(id, **how))
+        return self.watch(lambda progress, tell: self.dls.resume(id, progress=progress, tell=tell))
 
     def _watched(self, action: Action, how: dict[str, Any]) -> Facts:
-        return self._shown(lambda shown: self.dls.take(action, **shown, **how))
+        return self.watch(lambda progress, tell: self.dls.take(action, progress=progress, tell=tell, **how))
 
-    def _shown(self, work: Callable[[dict[str, Any]], T]) -> T:
-        """Do work with its progress shown; it is given whom to tell."""
+    def watch(self, work: Callable[[Progress, Tell], T]) -> T:
+        """Do some work while its figures are shown."""
         from dls.cli.bars import Meter, watched
         from dls.logistics.transfer.progress import Progress
 
@@ -143,7 +157,7 @@ class Front:
         every = self.out.every_s
         with watched(lambda: self.out.figures(meter.look()), every) if every else nullcontext():
             try:
-                return work({"progress": progress, "tell": tell})
+                return work(progress, tell)
             finally:
                 self.out.calm()
 
@@ -151,6 +165,8 @@ class Front:
         """Close what was opened."""
         if "dls" in self.__dict__:
             self.dls.close()
+        if self.__dict__.get("log"):
+            self.__dict__["log"].close()
 
 
 def would(facts: Mapping[str, Any]) -> list[str]:
@@ -169,14 +185,15 @@ def would(facts: Mapping[str, Any]) -> list[str]:
         lost = ", ".join(f"{count:,} {word}" for word, count in facts["not_kept"].items())
         lines.append(f"  not kept there: {lost}")
     if facts.get("eta"):
-        lines.append(f"  time: {_eta(facts['eta'])}")
+        lines.append(f"  time: {eta(facts['eta'])}")
     for stage in facts.get("stages", ()):
         lines.extend(f"  first, {line}" if n == 0 else f"  {line}" for n, line in enumerate(would(stage)))
     return lines
 
 
-def _eta(eta: Mapping[str, Any]) -> str:
+def eta(facts: Mapping[str, Any]) -> str:
+    """An estimate for people: `about 3 min (1 min to 9 min), from a guess`."""
     from dls.logistics.duration import show_duration
 
-    likely, low, high = (show_duration(eta[k]) for k in ("seconds", "low", "high"))
-    return f"about {likely} ({low} to {high}), from {eta['from']}"
+    likely, low, high = (show_duration(facts[k]) for k in ("seconds", "low", "high"))
+    return f"about {likely} ({low} to {high}), from {facts['from']}"

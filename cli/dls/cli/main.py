@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 import click
 
 from dls.cli import failure, render
-from dls.cli.command import Verbs
+from dls.cli.command import COMPLETE, Verbs
 from dls.cli.front import Front
 
 COMMANDS: Final = {
@@ -22,10 +22,14 @@ COMMANDS: Final = {
     "stage-out": ("dls.cli.commands.stage_out:stage_out", "Save a path, a buffer or a dataset elsewhere."),
     "buffer": ("dls.cli.commands.buffer:buffer", "Leased buffers: look, renew, release."),
     "verify": ("dls.cli.commands.verify:verify", "Check copies of a dataset against what was recorded."),
+    "probe": ("dls.cli.commands.probe:probe", "What lies at a place, and which sites would take it."),
     "status": ("dls.cli.commands.status:status", "What ran, runs, or was broken off."),
     "cancel": ("dls.cli.commands.cancel:cancel", "End a run."),
     "resume": ("dls.cli.commands.resume:resume", "Carry on a run that broke off, failed or was cancelled."),
     "worker": ("dls.cli.commands.worker:worker", "Carry the runs that others left (--detach)."),
+    "events": ("dls.cli.commands.events:events", "What happened, in order."),
+    "doctor": ("dls.cli.commands.doctor:doctor", "What this machine can do, and what is missing."),
+    "completion": ("dls.cli.commands.completion:completion", "A script that completes words in a shell."),
     "version": ("dls.cli.commands.version:version", "Versions of dls and of what it stands on."),
 }
 _HELP: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -42,10 +46,24 @@ def cli() -> None:
 
 def main() -> int:
     """Run the command line of this process."""
-    status = run(sys.argv[1:])
+    status = _completed() if len(sys.argv) == 1 else None
+    if status is None:
+        status = run(sys.argv[1:])
     if not render.flushed() or _hangs():
         _leave(status)
     return status
+
+
+def _completed() -> int | None:
+    """Answer a shell that asks for completions; None where none does.  The script calls `dls` without words."""
+    from dls.cli.settings import completing
+
+    asked = completing(COMPLETE)
+    if not asked:
+        return None
+    from click.shell_completion import shell_complete
+
+    return shell_complete(cli, {}, "dls", COMPLETE, asked)
 
 
 def run(words: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ secrets out of whatever passes, and let no control character of a name or a titl
 from __future__ import annotations
 
 import json
+import select
 import shutil
 import sys
 import threading
@@ -55,8 +56,15 @@ class Out(Protocol):
         """What a verb answers: as facts, as the one word that a script wants, and as lines for people."""
         ...
 
-    def rows(self, event: str, columns: Sequence[Column], rows: Iterable[Row], none: str = "") -> int:
-        """A table, row by row; returns how many.  `none` is said where there are none."""
+    def rows(
+        self, event: str, columns: Sequence[Column], rows: Iterable[Row], none: str = "", *, live: bool = False
+    ) -> int:
+        """A table, row by row; returns how many.  `none` is said where there are none; `live` rows are shown
+        one by one, as they come."""
+        ...
+
+    def view(self, event: str, columns: Sequence[Column], rows: Sequence[Row]) -> None:
+        """The same table again, as it is now: in its place on a terminal, else where something changed."""
         ...
 
     def error(self, facts: Row) -> None:
@@ -102,6 +110,7 @@ class Screen:
         self._out, self._err, self._quiet = _Writer(out, secrets), _Writer(err, secrets), quiet
         self._bars = not quiet and err.isatty()
         self._drawn = False
+        self._viewed: list[str] = []
         self._lock = threading.Lock()
         self._signs = ("━", "─") if self._err.can("━─") else ("#", "-")
         self.every_s = 0.0 if quiet else (0.2 if self._bars else 10.0)
@@ -145,11 +154,13 @@ class Screen:
         text = [essential] if self._quiet else lines
         self._out.write("".join(f"{printable(line)}\n" for line in text if line))
 
-    def rows(self, event: str, columns: Sequence[Column], rows: Iterable[Row], none: str = "") -> int:
+    def rows(
+        self, event: str, columns: Sequence[Column], rows: Iterable[Row], none: str = "", *, live: bool = False
+    ) -> int:
         """A table whose columns are as wide as their first thousand cells; with --quiet the first column alone."""
         shown = columns[:1] if self._quiet else columns
         count, widths = 0, [0 if self._quiet else len(c.title) for c in shown]
-        for batch in _batches(rows):
+        for batch in _batches(rows, 1 if live else _BATCH):
             cells = [[printable(column.cell(row)).replace("\n", " ") for column in shown] for row in batch]
             widths = [max(w, *(len(line[i]) for line in cells)) for i, w in enumerate(widths)]
             if not count and not self._quiet:
@@ -159,6 +170,24 @@ class Screen:
         if not count and none:
             self._say(f"{none}\n")
         return count
+
+    def view(self, event: str, columns: Sequence[Column], rows: Sequence[Row]) -> None:
+        """The table, drawn over what this drew before."""
+        shown = columns[:1] if self._quiet else columns
+        cells = [[printable(column.cell(row)).replace("\n", " ") for column in shown] for row in rows]
+        if rows and not self._quiet:
+            cells.insert(0, [column.title for column in shown])
+        widths = [max(len(line[i]) for line in cells) for i in range(len(shown))] if cells else []
+        lines = [_line(line, widths, shown) for line in cells]
+        if not self._out.stream.isatty():
+            fresh = [line for line in lines if line not in self._viewed]
+            self._out.write("".join(fresh))
+            self._viewed = lines or self._viewed
+            return
+        room = shutil.get_terminal_size().columns
+        back = f"\x1b[{len(self._viewed)}F\x1b[J" if self._viewed else ""
+        self._viewed = [line[: room - 1].rstrip("\n") + "\n" for line in lines]
+        self._out.write(back + "".join(self._viewed))
 
     def error(self, facts: Row) -> None:
         """`error: …`, then what to do about it."""
@@ -210,13 +239,19 @@ class Lines:
         """The last line."""
         self._emit([{"event": "result", **facts}])
 
-    def rows(self, event: str, columns: Sequence[Column], rows: Iterable[Row], none: str = "") -> int:
+    def rows(
+        self, event: str, columns: Sequence[Column], rows: Iterable[Row], none: str = "", *, live: bool = False
+    ) -> int:
         """One event a row."""
         count = 0
-        for batch in _batches(rows):
+        for batch in _batches(rows, 1 if live else _BATCH):
             self._emit([{"event": event, **row} for row in batch])
             count += len(batch)
         return count
+
+    def view(self, event: str, columns: Sequence[Column], rows: Sequence[Row]) -> None:
+        """One event a row."""
+        self.rows(event, columns, rows)
 
     def error(self, facts: Row) -> None:
         """The last line, where it failed."""
@@ -246,6 +281,17 @@ def flushed() -> bool:
     return True
 
 
+def unread() -> bool:
+    """Whether standard output is a pipe that nobody reads any more: who writes seldom would learn it late."""
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return False
+    look = select.poll()
+    look.register(number, 0)
+    return any(what & select.POLLERR for _, what in look.poll(0))
+
+
 def _line(cells: Sequence[str], widths: Sequence[int], columns: Sequence[Column]) -> str:
     parts = [
         cell.rjust(width) if column.right else cell.ljust(width)
@@ -254,7 +300,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], columns: Sequence[Column]
     return "  ".join(parts).rstrip() + "\n"
 
 
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
     source = iter(rows)
-    while batch := list(islice(source, _BATCH)):
+    while batch := list(islice(source, size)):
         yield batch

@@ -40,6 +40,8 @@ class Settings:
     """A transfer without a sign of life for so long is given up, seconds."""
     timeout_s: float = 30.0
     """A service that is silent for so long counts as hanging, seconds."""
+    log: str = ""
+    """A file to which each command appends what it did, JSON lines; '' for none."""
     cwd: str = ""
     """What relative paths are relative to; '' where the working folder is gone."""
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -59,6 +61,11 @@ def secrets(environ: Mapping[str, str] | None = None) -> list[str]:
     env = os.environ if environ is None else environ
     values = {value for name, value in env.items() if _SECRET_VALUE.search(name) and len(value) >= 8}
     return sorted((v for v in values if not v.startswith(("/", "~"))), key=len, reverse=True)
+
+
+def completing(variable: str, environ: Mapping[str, str] | None = None) -> str:
+    """What a shell asks for by the variable of its completion script, such as `bash_complete`; '' for nothing."""
+    return (os.environ if environ is None else environ).get(variable, "")
 
 
 # ----------------------------------------------------------------------------------- one setting at a time
@@ -104,6 +111,12 @@ def _name(value: Any) -> str:
     return value
 
 
+def _path(value: Any) -> str:
+    if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
+        raise ValueError("an absolute path")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class _Key:
     field: str
@@ -113,6 +126,7 @@ class _Key:
 _KEYS: Final = {
     "actor": _Key("actor", _name),
     "durability": _Key("durability", _word("power", "process")),
+    "log": _Key("log", _path),
     "retries": _Key("retries", _count(0, 10)),
     "stall": _Key("stall_s", _seconds),
     "streams": _Key("streams", _count(1, 64)),

@@ -13,9 +13,10 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dls.catalogue.sql import SqlCatalogue
+from dls.cli import live
 from dls.cli.settings import Settings, load
 from dls.logistics import url
 from dls.logistics.actor import local
@@ -37,6 +38,8 @@ from dls.madpp.runs import Runs
 from dls.madpp.slots import Slots
 from dls.madpp.worker import Worker
 
+T = TypeVar("T")
+
 LOCAL: Final = "local"
 """The site that every installation has: buffers in a folder of DLS_HOME."""
 
@@ -53,8 +56,13 @@ class Dls:
 
     def take(self, action: Action, **how: Any) -> Facts:
         """Prove an action, run it, and return what it answers with the id of its run; `how` overrides the context."""
-        with self._stores() as open_store:
-            run = self.engine.submit(single(action), self._watched(open_store=open_store, **how))
+        progress = how.pop("progress", None) or Progress()
+        with (
+            self._stores() as open_store,
+            live.shown(self.settings.home / "locks", progress, how.pop("tell", None)) as tell,
+        ):
+            context = self._watched(open_store=open_store, progress=progress, tell=tell, **how)
+            run = self.engine.submit(single(action), context)
         return {"run": run.id, **run.results[action.name]}
 
     def enqueue(self, plan: Plan) -> Run:
@@ -90,6 +98,11 @@ class Dls:
             if problem is not None:
                 raise problem
             return action.preview(context)
+
+    def look(self, work: Callable[[Context], T], **how: Any) -> T:
+        """What `work` finds in this world; the stores that it opens are closed afterwards."""
+        with self._stores() as open_store:
+            return work(self._watched(open_store=open_store, **how))
 
     def _watched(self, **how: Any) -> Context:
         return replace(self.context, **{"progress": Progress(), **how})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,3 +55,30 @@ def since(database: Database, last: int = 0, limit: int = 1000) -> Iterator[Even
     )
     for kind, subject, actor, data, number, time_ns in rows:
         yield Event(kind, subject, actor, json.loads(data), number, time_ns)
+
+
+def newest(database: Database) -> int:
+    """Id of the last event, 0 where there is none."""
+    row = database.one("SELECT MAX(id) FROM events")
+    return int(row[0] or 0) if row else 0
+
+
+def before(database: Database, time_ns: int) -> int:
+    """Id of the last event before the first one at or after a time: what to give `since`."""
+    row = database.one("SELECT MIN(id) FROM events WHERE time_ns >= ?", (time_ns,))
+    return int(row[0]) - 1 if row and row[0] is not None else newest(database)
+
+
+def follow(database: Database, last: int, pause: Callable[[], object]) -> Iterator[Event]:
+    """Events after id `last` as they are committed, without end; `pause` waits where there are none.
+
+    Writers queue (one write transaction at a time), so ids rise in the order of commits: no event appears below one
+    that was seen.
+    """
+    while True:
+        found = list(since(database, last))
+        for one in found:
+            last = one.id
+            yield one
+        if not found:
+            pause()

@@ -95,6 +95,7 @@ _SELECT = (
     "SELECT site, name, url, tier, capacity_bytes, capacity_inodes, block, keeps, lifetime_s, policy, origin"
     " FROM storages"
 )
+_LINKS = "SELECT a, b, samples, weight, bb, bf, ff, tb, tf FROM links"
 
 FADE = 0.85
 """Weight that an older observation keeps at each new one: about the last seven count."""
@@ -215,10 +216,12 @@ class Sites:
 
     def link(self, a: str, b: str) -> Link:
         """The way from `a` to `b` with what it taught so far."""
-        row = self._database.one(
-            "SELECT a, b, samples, weight, bb, bf, ff, tb, tf FROM links WHERE a = ? AND b = ?", (a, b)
-        )
+        row = self._database.one(_LINKS + " WHERE a = ? AND b = ?", (a, b))
         return Link(*row) if row else Link(a, b)
+
+    def links(self) -> list[Link]:
+        """Every way that taught something, by its ends."""
+        return [Link(*row) for row in self._database.all(_LINKS + " ORDER BY a, b")]
 
     def observe(self, link: Link, count: int, files: int, seconds: float) -> None:
         """Learn from one transfer: `count` bytes in `files` files took `seconds`.  One statement: no sample is lost."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from dls.logistics import names
+from dls.logistics import names, rates
 from dls.logistics.errors import KINDS, DlsError, worst
 from dls.logistics.need import Claim
 from dls.logistics.store import Can, Store
@@ -53,13 +53,7 @@ def tell_losses(context: Context, found: Survey, target: Store, *, kept: bool) -
 
 def estimate(context: Context, link: tuple[str, str], size: int, files: int) -> dict[str, Any]:
     """Seconds that it will take, with an interval, and on what that rests."""
-    learnt = context.sites.estimate(context.sites.link(*link), size, files)
-    if learnt is None:
-        likely = size / 100e6 + files / 1000
-        guess = {"seconds": round(likely, 1), "low": round(likely / 5, 1), "high": round(likely * 5, 1)}
-        return {**guess, "from": "a guess"}
-    likely, low, high = learnt
-    return {"seconds": round(likely, 1), "low": round(low, 1), "high": round(high, 1), "from": "this link's past"}
+    return rates.estimate(context.sites, *link, size, files).to_json()
 
 
 def copy(

@@ -70,19 +70,33 @@ class Survey:
         }
 
 
+class Surveyor:
+    """The survey of one target, segment by segment."""
+
+    def __init__(self, keeps: Keeps, held: Names, room: int, block: int) -> None:
+        self.found = Survey()
+        self._keeps, self._held, self._room, self._block = keeps, held, room, block
+        self._inodes = Inodes(keeps)
+
+    def add(self, segment: Segment) -> None:
+        """One more segment, in order of name."""
+        out = self.found
+        out.entries += len(segment)
+        self._inodes.add(segment)
+        out.inodes = self._inodes.count
+        out.files += segment.kinds.count(FILE)
+        _sizes(out, segment, self._keeps, self._block)
+        _lost(out, segment, self._keeps)
+        _refused(out, segment, self._keeps, self._held, self._room)
+
+
 def survey(segments: Iterable[Segment], keeps: Keeps, held: Names, room: int, block: int) -> Survey:
     """Count what is wanted and what the target would lose or refuse; `room` bytes are taken by its root, `block` bytes
     are its grain."""
-    out, inodes = Survey(), Inodes(keeps)
+    surveyor = Surveyor(keeps, held, room, block)
     for segment in segments:
-        out.entries += len(segment)
-        inodes.add(segment)
-        out.files += segment.kinds.count(FILE)
-        _sizes(out, segment, keeps, block)
-        _lost(out, segment, keeps)
-        _refused(out, segment, keeps, held, room)
-    out.inodes = inodes.count
-    return out
+        surveyor.add(segment)
+    return surveyor.found
 
 
 def _refused(out: Survey, segment: Segment, keeps: Keeps, held: Names, room: int) -> None:
