@@ -42,6 +42,7 @@ FOREIGN = {
     "click": ["dls.cli", "dls.cli.*"],
     "hypothesis": ["dls.*.testing", "dls.*.testing.*"],
     "pytest": ["dls.*.testing", "dls.*.testing.*"],
+    "yaml": ["dls.madpp.document.text"],
 }
 # Standard library with one home, for the same reason.
 FOREIGN_STDLIB = {"sqlite3": ["dls.logistics.database"]}

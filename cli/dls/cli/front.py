@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from dls.cli import render, words
 
@@ -26,6 +26,7 @@ class Answer(NamedTuple):
     lines: Sequence[str] = ()
 
 
+T = TypeVar("T")
 Show = Callable[["Facts"], Answer]
 
 
@@ -68,6 +69,10 @@ class Front:
         """The world, for commands that look or change one record."""
         return self.dls.context
 
+    def told(self) -> Context:
+        """The same, with somebody who listens."""
+        return replace(self.context, tell=self.out.tell)
+
     @property
     def folder(self) -> Path:
         """DLS_HOME, also where the settings cannot be read."""
@@ -85,12 +90,13 @@ class Front:
             self.out.result({"action": action.name, "dry_run": True, **facts}, action.name, would(facts))
             return
         started = time.monotonic()
-        facts = self._watched(action, how)
+        facts = self.watched(lambda **seen: self.dls.take(action, **seen, **how))
         answer = show(facts)
         seconds = round(time.monotonic() - started, 3)
         self.out.result({"action": action.name, "seconds": seconds, **facts}, answer.essential, answer.lines)
 
-    def _watched(self, action: Action, how: dict[str, Any]) -> Facts:
+    def watched(self, work: Callable[..., T]) -> T:
+        """Do work that takes `progress` and `tell`, and show how far it is."""
         from dls.cli.bars import Meter, watched
         from dls.logistics.transfer.progress import Progress
 
@@ -107,7 +113,7 @@ class Front:
         every = self.out.every_s
         with watched(lambda: self.out.figures(meter.look()), every) if every else nullcontext():
             try:
-                return self.dls.take(action, progress=progress, tell=tell, **how)
+                return work(progress=progress, tell=tell)
             finally:
                 self.out.calm()
 

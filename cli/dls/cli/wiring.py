@@ -29,8 +29,9 @@ from dls.logistics.transfer.receipt import SqlReceipts
 from dls.logistics.transfer.run import Options
 from dls.madpp.action import Action, Context, Facts
 from dls.madpp.engine import Engine, InPlace
-from dls.madpp.plan import gravest, prove, single
-from dls.madpp.runs import Runs
+from dls.madpp.plan import Plan, Problem, gravest, prove, single
+from dls.madpp.previews import previews
+from dls.madpp.runs import Run, Runs
 
 LOCAL: Final = "local"
 """The site that every installation has: buffers in a folder of DLS_HOME."""
@@ -51,6 +52,21 @@ class Dls:
         with self._stores() as open_store:
             run = self.engine.submit(single(action), self._watched(open_store=open_store, **how))
         return {"run": run.id, **run.results[action.name]}
+
+    def apply(self, plan: Plan, **how: Any) -> Run:
+        """Prove a plan and carry it out; the run as it ended.  Applied again it moves nothing that is proven."""
+        with self._stores() as open_store:
+            return self.engine.submit(plan, self._watched(open_store=open_store, **how))
+
+    def prove(self, plan: Plan) -> list[Problem]:
+        """Everything that is wrong with a plan, given the world; nothing is changed."""
+        with self._stores() as open_store:
+            return prove(plan, self._watched(open_store=open_store))
+
+    def show(self, plan: Plan) -> list[Facts]:
+        """What each step of a plan would change now, in their order; nothing is changed."""
+        with self._stores() as open_store:
+            return list(previews(plan, self._watched(open_store=open_store)))
 
     def preview(self, action: Action, **how: Any) -> Facts:
         """What an action would do; the gravest problem is raised, nothing is changed."""

@@ -91,6 +91,20 @@ class Action(Protocol):
         ...
 
 
+class NotYet(Exception):
+    """What a step waits for is not there yet: no failure.  An engine looks again, or puts the run aside until then."""
+
+    def __init__(self, what: str, *, since_ns: int, look_again_s: float, until_ns: int = 0) -> None:
+        super().__init__(f"not yet there: {what}")
+        self.what = what
+        self.since_ns = since_ns
+        """When this look was, by the context's clock."""
+        self.look_again_s = look_again_s
+        """How soon another look is worth it."""
+        self.until_ns = until_ns
+        """When waiting becomes a failure, nanoseconds since the epoch; 0 for never."""
+
+
 def checked(*looks: Callable[[], object]) -> list[DlsError]:
     """The errors that several looks raise, each looked at, each told once."""
     found: list[DlsError] = []
