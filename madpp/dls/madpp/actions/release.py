@@ -10,7 +10,7 @@ from typing import ClassVar
 from dls.catalogue.changes import AddActivity, Change, SetReplica
 from dls.catalogue.model import Port, ReplicaState
 from dls.logistics import names, url
-from dls.logistics.buffer import ALL, LIVE, Buffer, Contents, Freeing, State, free
+from dls.logistics.buffer import ALL, HOLDING, LIVE, Buffer, Contents, Freeing, State, free
 from dls.logistics.errors import Conflict, DlsError, NotFound, Unavailable
 from dls.logistics.site import Storage
 from dls.logistics.transfer.receipt import Place
@@ -126,7 +126,7 @@ def find(context: Context, text: str) -> Buffer:
 
 def held_for(context: Context, what: str, at: str) -> Buffer | None:
     """The buffer at a site that holds a dataset, or what was staged from an address, and on which the actor has a
-    lease; None where there is none."""
+    lease, or whose freeing was interrupted; None where there is none."""
     storage = context.sites.get(at)
     id = url.dataset(what) if url.is_dataset(what) else url.dataset(staged_id(url.parse(what, context.cwd)))
     try:
@@ -134,8 +134,8 @@ def held_for(context: Context, what: str, at: str) -> Buffer | None:
     except NotFound:
         return None
     roots = {r.url for r in context.catalogue.replicas(url.dataset(version.id), actor=context.actor, offered=False)}
-    for one in context.buffers.list(storage.id, states=LIVE):
-        mine = context.actor.name in {lease.user for lease in one.leases}
+    for one in context.buffers.list(storage.id, states=HOLDING):
+        mine = one.state is State.FREEING or context.actor.name in {lease.user for lease in one.leases}
         if mine and (one.content == version.content or root_url(context, one) in roots):
             return one
     return None

@@ -7,6 +7,7 @@ import difflib
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from dls.logistics import url
@@ -82,7 +83,7 @@ class _Document:
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
         self.drafts: dict[str, _Draft] = {}
-        self.written: set[str] = set()
+        self.written: dict[str, None] = {}
         """Every name of a step that was written, also of those with faults."""
         self.entries: dict[str, Section] = {}
         self.waits: list[Scalar] = []
@@ -104,7 +105,7 @@ class _Document:
         self._steps(top)
         for one in self.waits:
             if one.text not in self.written:
-                remedy = _meant(one.text, sorted(self.written)) or "name a step of this plan"
+                remedy = self._meant(one.text, self.written) or "name a step of this plan"
                 self.faults.add(one, f"no step is named {_short(one.text)}", remedy)
         steps = [step for step in map(self._step, self.drafts.values()) if step]
         return None if self.faults.found else self._whole(steps, name)
@@ -138,7 +139,16 @@ class _Document:
         for key, _ in table.entries:
             if key.text not in known:
                 words = ", ".join(known)
-                self.faults.add(key, f"{of} has no {_short(key.text)}", _meant(key.text, known) or f"write {words}")
+                self.faults.add(
+                    key, f"{of} has no {_short(key.text)}", self._meant(key.text, known) or f"write {words}"
+                )
+
+    def _meant(self, text: str, known: Iterable[str]) -> str:
+        """`did you mean …?`, or ''."""
+        if self.faults.is_full:
+            return ""
+        near = difflib.get_close_matches(text[:60], [*islice(known, 500)], n=1, cutoff=0.6)
+        return f"did you mean {near[0]}?" if near else ""
 
     # -------------------------------------------------------------------------------------------- sections
 
@@ -157,7 +167,7 @@ class _Document:
                 continue
             named = dataclasses.replace(key, text=section.step(key.text))
             self.entries[named.text] = section
-            self.written.add(named.text)
+            self.written[named.text] = None
             first = (_word(kind.word, key), key)
             self._draft(named, kind, Table((first, *inside.entries), inside.line, inside.column))
 
@@ -171,7 +181,7 @@ class _Document:
                 self.faults.add(here, "a plan has steps", "write steps: and below it name: {stage-in: …, to: …}")
             return
         for key, _ in node.entries:
-            self.written.add(key.text)
+            self.written[key.text] = None
         for key, value in node.entries:
             try:
                 step_name(key.text)
@@ -196,7 +206,7 @@ class _Document:
             both = " and ".join(one.text for one in found)
             self.faults.add(found[1], f"one step cannot {both}", "make two steps of it, one after the other")
             return None
-        near = next((m for one, _ in value.entries if (m := _meant(one.text, BY_WORD))), "")
+        near = next((m for one, _ in value.entries if (m := self._meant(one.text, BY_WORD))), "")
         at = value.entries[0][0] if value.entries else value
         self.faults.add(at, f"the step {_short(key.text)} says not what to do", near or f"one of {', '.join(BY_WORD)}")
         return None
@@ -259,7 +269,8 @@ class _Document:
 
     def _word(self, one: Field, node: Scalar) -> Any:
         if node.is_missing:
-            self.faults.add(node, f"{one.word} says nothing", f"write {one.word}: {one.example}, or leave it out")
+            or_not = "" if one.required else ", or leave it out"
+            self.faults.add(node, f"{one.word} says nothing", f"write {one.word}: {one.example}{or_not}")
             raise _Bad
         try:
             return one.type.read(node.text)
@@ -286,7 +297,7 @@ class _Document:
         elif url.is_dataset(word) and not at:
             self.faults.add(node, "at which site is this dataset to be released?", "write at: SITE, or name the step")
         elif not at and not _is_buffer(word):
-            remedy = _meant(word, sorted(self.written)) or "name the step that made it; or a dataset, with at: SITE"
+            remedy = self._meant(word, self.written) or "name the step that made it; or a dataset, with at: SITE"
             self.faults.add(node, f"no step is named {_short(word)}", remedy)
 
     # ----------------------------------------------------------------------------------------------- whole
@@ -347,9 +358,3 @@ def _split(text: str) -> list[str]:
 def _is_buffer(text: str) -> bool:
     """Whether a word is meant as the id or the path of a buffer."""
     return "/" in text or (len(text) == 26 and text.isalnum() and text.isupper())
-
-
-def _meant(text: str, known: Iterable[str]) -> str:
-    """`did you mean …?`, or ''."""
-    near = difflib.get_close_matches(text[:60], list(known)[:2000], n=1, cutoff=0.6)
-    return f"did you mean {near[0]}?" if near else ""

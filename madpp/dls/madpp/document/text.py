@@ -39,9 +39,14 @@ class Faults:
         self.found: list[Fault] = []
         self.more = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no further fault will be told: then nothing costly need be thought of to say of it."""
+        return len(self.found) >= SHOWN
+
     def add(self, at: Node | Fault, message: str, remedy: str = "") -> None:
         """One more."""
-        if len(self.found) < SHOWN:
+        if not self.is_full:
             self.found.append(Fault(at.line, at.column, message, remedy))
         else:
             self.more += 1
@@ -220,8 +225,9 @@ def _broken(text: str, at: Fault) -> tuple[str, str]:
         return "a tab in the indentation", "indent with spaces"
     if at.line > len(lines) or not line.strip() or at.line == len(lines):
         return "the text ends inside something", "look for a bracket or a quotation mark that is never closed"
-    if line.lstrip()[:1] in ("@", "`", "%"):
-        return f"a word cannot begin with {line.lstrip()[0]}", "put the word into quotation marks"
+    sign = line[at.column - 1 : at.column]
+    if sign and sign in "@`%":
+        return f"a word cannot begin with {sign}", "put the word into quotation marks"
     if line.count(": ") > 1 and "{" not in line:
         return "two colons on one line", "put the value into quotation marks, or begin a new line"
     return "this cannot be read as YAML", "look at the indentation, and for a colon, bracket or quotation mark too few"
