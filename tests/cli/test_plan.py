@@ -63,10 +63,10 @@ def test_check_tells_all_faults_and_changes_nothing(dls: Command, tmp_path: Path
         in ran.err
     )
     assert f"{path}:4:15: not a dataset id: nothing" in ran.err
-    assert f"error: {path} has 3 faults [bad-plan-file]" in ran.err
+    assert f"error: {path}: 3 faults [bad-plan-file]" in ran.err
     lines = dls("plan", "--json", "check", path).events
     assert [one["event"] for one in lines] == ["fault", "fault", "fault", "error"]
-    assert [(one["line"], one["column"]) for one in lines[:3]] == [(3, 6), (3, 21), (4, 15)]
+    assert [(one["line"], one["column"]) for one in lines[:3]] == [(3, 6), (3, 22), (4, 15)]
     assert lines[0]["offending"] == "  a: {stage-in: x:y, too: s}"
     assert lines[-1]["facts"]["count"] == 3
     assert dls.state() == before == {}
@@ -80,7 +80,7 @@ def test_check_looks_at_the_world_and_at_several_files(dls: Command, file: Path,
     ran = dls("plan", "check", file, other)
     assert ran.status == 2
     assert f"{other}:3:3: step a: no dataset no:thing" in ran.err
-    assert "1 plans have faults" in ran.err
+    assert f"error: {other}: 1 fault [bad-plan-file]" in ran.err
     dls("plan", "check", "--form", file, other, ok=True)
 
 
@@ -173,7 +173,8 @@ def test_cancel_of_what_does_not_run_or_runs_elsewhere(dls: Command, file: Path,
         assert "w waits for no:thing" in child.stderr.readline()
         live = dls.json("plan", "status")
         assert live["count"] == 2
-        run = [one["run"] for one in dls("plan", "--json", "status").events if one.get("state") == "running"][0]
+        live_ones = [one for one in dls("plan", "--json", "status").events if one.get("state") == "running"]
+        (run,) = [one["run"] for one in live_ones]
         ran = dls("plan", "cancel", run)
         assert ran.status == 6
         assert "[cannot-cancel]" in ran.err

@@ -42,7 +42,7 @@ def _settled(step: Step, context: Context) -> str:
 
 def made_before(context: Context, command: Sequence[str], at: str, inputs: Sequence[str], output: str) -> str:
     """Which activity has made the newest version of `output` by this command, there, from the newest inputs, so long
-    as a copy is offered; '' where none has."""
+    as a copy is offered; '' where none has.  What this run has made itself is not meant: it may not have ended."""
     if not output or not all(url.is_dataset(one) for one in inputs):
         return ""
     try:
@@ -54,7 +54,7 @@ def made_before(context: Context, command: Sequence[str], at: str, inputs: Seque
         return ""
     site = context.sites.get(at).site
     for one in context.catalogue.lineage(newest, actor=context.actor, direction="up", depth=1):
-        if _same(one, command, site, used, str(newest)):
+        if one.run != context.run and _same(one, command, site, used, str(newest)):
             return f"{newest} was made by it before, see {one.id}"
     return ""
 

@@ -32,22 +32,20 @@ _FILE = click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--form", is_flag=True, help="Look at the form alone, not whether sites and datasets are there.")
 def check(front: Front, names: tuple[str, ...], form: bool) -> None:
     """Tell every fault of plans, each with its line and what to write instead; change nothing."""
-    wrong, count = 0, 0
-    for name in names:
-        count = 0
-        try:
-            found = _load(front, Path(name))
-        except _Faulty as exc:
-            count = exc.count
-        else:
-            problems = [] if form else front.dls.prove(found)
-            count = _tell_problems(front, name, problems)
-        wrong += bool(count)
+    counts = {name: _faults_of(front, name, form) for name in names}
+    for name, count in counts.items():
         if len(names) > 1 or not count:
-            front.out.tell("checked", {"file": name, "faults": count, "text": f"{name}: {count or 'no'} faults"})
+            said = f"{name}: {count or 'no'} fault{'s' * (count != 1)}"
+            front.out.tell("checked", {"file": name, "faults": count, "text": said})
+    total, wrong = sum(counts.values()), [name for name, count in counts.items() if count]
     if wrong:
-        said = f"{names[0]} has {count} fault{'s' * (count != 1)}" if len(names) == 1 else f"{wrong} plans have faults"
-        raise Invalid(said, code="bad-plan-file", file=names[0], count=wrong, remedy="mend what is told above")
+        raise Invalid(
+            f"{', '.join(wrong[:5])}: {total} fault{'s' * (total != 1)}",
+            code="bad-plan-file",
+            files=wrong,
+            count=total,
+            remedy="mend what is told above",
+        )
     front.out.result({"action": "plan-check", "count": len(names)}, "ok", ())
 
 
@@ -125,6 +123,15 @@ def schema(front: Front) -> None:
 # ------------------------------------------------------------------------------------------------ loading
 
 
+def _faults_of(front: Front, name: str, form: bool) -> int:
+    """How many faults a file has; they are told."""
+    try:
+        found = _load(front, Path(name))
+    except _Faulty as exc:
+        return exc.count
+    return 0 if form else _tell_problems(front, name, front.dls.prove(found))
+
+
 class _Faulty(Exception):
     """Faults were told."""
 
@@ -137,7 +144,7 @@ def _sound(front: Front, file: Path) -> Plan:
     try:
         return _load(front, file)
     except _Faulty as exc:
-        said = f"{file} has {exc.count} fault{'s' * (exc.count != 1)}"
+        said = f"{file}: {exc.count} fault{'s' * (exc.count != 1)}"
         raise Invalid(
             said, code="bad-plan-file", file=str(file), count=exc.count, remedy="mend what is told above"
         ) from exc

@@ -18,7 +18,7 @@ from dls.madpp.action import AT_ONCE, Context, Facts, bounded, checked
 from dls.madpp.actions.staged import staged_id
 from dls.madpp.facts import software
 from dls.madpp.places import replicas_at, root_url
-from dls.madpp.record import record
+from dls.madpp.record import record, recorded
 from dls.madpp.saved import NOTHING, held_by_others, secure, withdraw
 
 FROM = " from "
@@ -126,7 +126,7 @@ def find(context: Context, text: str) -> Buffer:
 
 def held_for(context: Context, what: str, at: str) -> Buffer | None:
     """The buffer at a site that holds a dataset, or what was staged from an address, and on which the actor has a
-    lease, or whose freeing was interrupted; None where there is none."""
+    lease, or whose freeing was interrupted, or which this run has freed; None where there is none."""
     storage = context.sites.get(at)
     id = url.dataset(what) if url.is_dataset(what) else url.dataset(staged_id(url.parse(what, context.cwd)))
     try:
@@ -134,10 +134,12 @@ def held_for(context: Context, what: str, at: str) -> Buffer | None:
     except NotFound:
         return None
     roots = {r.url for r in context.catalogue.replicas(url.dataset(version.id), actor=context.actor, offered=False)}
-    for one in context.buffers.list(storage.id, states=HOLDING):
-        mine = one.state is State.FREEING or context.actor.name in {lease.user for lease in one.leases}
-        if mine and (one.content == version.content or root_url(context, one) in roots):
-            return one
+    for states in (HOLDING, {State.FREED}):
+        for one in context.buffers.list(storage.id, states=frozenset(states)):
+            if one.content == version.content or root_url(context, one) in roots:
+                mine = context.actor.name in {lease.user for lease in one.leases}
+                if mine or one.state is State.FREEING or recorded(context, f"free {one.id}"):
+                    return one
     return None
 
 

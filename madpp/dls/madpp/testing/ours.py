@@ -197,9 +197,7 @@ class ReleaseAtContract(ReleaseContract):
 
 
 class ComputeOnceContract(ComputeContract):
-    """As plans say it: made once, it is not made again."""
-
-    anew: ClassVar[bool] = False
+    """As plans say it: made once, it is not made again; what failed is."""
 
     def action(self, world: World) -> Action:
         return Compute(("sh", "-c", "cat {in}/a/* > sum"), "scratch", ("x:data",), "x:out", once=True)
