@@ -133,6 +133,7 @@ PLANTED = {
     "obstore outside the stores": ("logistics", "import obstore", "S3 libraries"),
     "sqlite3 in the cli": ("cli", "import sqlite3", "sqlite3 lives"),
     "blake3 in madpp": ("madpp", "from blake3 import blake3", "blake3 lives"),
+    "yaml in the cli": ("cli", "import yaml", "yaml lives"),
     "click in madpp, inside a function": ("madpp", "def f():\n    import click", "click lives"),
 }
 

@@ -108,6 +108,7 @@ def test_all_faults_are_told_at_once() -> None:
         "10 apples",
     ):
         assert word in told, told
+    assert "hunter2" not in said("secret-in-url")
     assert "and 10 more" in said("over-fifty")
 
 

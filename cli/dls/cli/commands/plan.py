@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,6 @@ def show(front: Front, file: Path, as_yaml: bool) -> None:
 @durability
 def apply(front: Front, file: Path, dry_run: bool, durability: str | None) -> None:
     """Carry a plan out, step by step.  Applied again, or after an interruption, only what is missing is done."""
-    from dataclasses import replace
-
     found = _sound(front, file)
     if dry_run:
         _show(front, found)
@@ -176,7 +175,7 @@ def _bytes(file: Path) -> bytes:
 
 def _tell_faults(front: Front, name: str, reading: Reading) -> int:
     for one in reading.faults:
-        text = "\n".join(Reading(None, (one,), 0, reading.text).shown(name))
+        text = "\n".join(replace(reading, faults=(one,), more=0).shown(name))
         facts = {"file": name, **one.to_json(), "offending": reading.line(one)[:200]}
         front.out.tell("fault", {**facts, "text": text})
     if reading.more:
@@ -186,7 +185,7 @@ def _tell_faults(front: Front, name: str, reading: Reading) -> int:
 
 def _tell_problems(front: Front, name: str, problems: Sequence[Problem]) -> int:
     for one in problems:
-        where = f"{name}:{one.line}:{one.column}: " if one.line else f"{name}: "
+        where = f"{name}:{one.line}:{one.column or 1}: " if one.line else f"{name}: "
         text = f"{where}step {one.step}: {one.error.message}" + (f"\n  {one.error.remedy}" if one.error.remedy else "")
         front.out.tell("fault", {"file": name, **one.to_json(), "text": text})
     return len(problems)

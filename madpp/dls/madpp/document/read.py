@@ -30,11 +30,15 @@ class Reading:
     more: int = 0
     """Faults that are not told."""
     text: str = ""
+    hidden: frozenset[int] = frozenset()
+    """Lines that hold a secret."""
 
     def line(self, fault: Fault) -> str:
-        """The line on which a fault is, at most 200 characters around it."""
+        """The line on which a fault is; '' where it holds a secret."""
         lines = self.text.split("\n")
-        return lines[fault.line - 1].rstrip("\r") if 0 < fault.line <= len(lines) else ""
+        if fault.line in self.hidden or not 0 < fault.line <= len(lines):
+            return ""
+        return lines[fault.line - 1].rstrip("\r")
 
     def shown(self, name: str) -> list[str]:
         """The faults as people read them: place and fault, the line with a mark below, what to write instead."""
@@ -60,7 +64,7 @@ def read(data: bytes) -> Reading:
         top = parse(text, faults)
         plan = _Document(faults).plan(top) if top is not None or not faults.found else None
     found = sorted(faults.found, key=lambda one: (one.line, one.column))
-    return Reading(plan if not found else None, tuple(found), faults.more, text or "")
+    return Reading(plan if not found else None, tuple(found), faults.more, text or "", frozenset(faults.hidden))
 
 
 class _Bad(Exception):
@@ -275,6 +279,8 @@ class _Document:
         try:
             return one.type.read(node.text)
         except Invalid as exc:
+            if exc.code == "secret-in-url":
+                self.faults.hidden.add(node.line)
             self.faults.add(node, exc.message, exc.remedy)
             raise _Bad from exc
 

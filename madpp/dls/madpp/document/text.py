@@ -38,6 +38,8 @@ class Faults:
     def __init__(self) -> None:
         self.found: list[Fault] = []
         self.more = 0
+        self.hidden: set[int] = set()
+        """Lines that hold a secret: they are not shown."""
 
     @property
     def is_full(self) -> bool:
