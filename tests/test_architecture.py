@@ -42,6 +42,7 @@ FOREIGN = {
     "click": ["dls.cli", "dls.cli.*"],
     "hypothesis": ["dls.*.testing", "dls.*.testing.*"],
     "pytest": ["dls.*.testing", "dls.*.testing.*"],
+    "yaml": ["dls.madpp.document.text"],
 }
 # Standard library with one home, for the same reason.
 FOREIGN_STDLIB = {"sqlite3": ["dls.logistics.database"]}
@@ -132,6 +133,7 @@ PLANTED = {
     "obstore outside the stores": ("logistics", "import obstore", "S3 libraries"),
     "sqlite3 in the cli": ("cli", "import sqlite3", "sqlite3 lives"),
     "blake3 in madpp": ("madpp", "from blake3 import blake3", "blake3 lives"),
+    "yaml in the cli": ("cli", "import yaml", "yaml lives"),
     "click in madpp, inside a function": ("madpp", "def f():\n    import click", "click lives"),
 }
 

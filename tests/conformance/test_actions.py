@@ -42,7 +42,23 @@ class TestCompute(ours.ComputeContract):
     pass
 
 
+class TestComputeOnce(ours.ComputeOnceContract):
+    pass
+
+
 class TestRelease(ours.ReleaseContract):
+    pass
+
+
+class TestReleaseAt(ours.ReleaseAtContract):
+    pass
+
+
+class TestSite(ours.SiteContract):
+    pass
+
+
+class TestWaitFor(ours.WaitForContract):
     pass
 
 

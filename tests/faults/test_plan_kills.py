@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dls.madpp.run import RunState
+from dls.madpp.execution import RunState
 from dls.madpp.testing.world import World
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(3600)]

@@ -15,7 +15,7 @@ import pytest
 from components.compare import same_tree
 from components.proxy import Proxy
 from components.s3_rclone import rclone_s3
-from dls.madpp.run import Run, RunState
+from dls.madpp.execution import Run, RunState
 from faults.installation import Installation, wait_for
 
 pytestmark = [pytest.mark.fault, pytest.mark.service, pytest.mark.timeout(3600)]

@@ -17,8 +17,8 @@ from dls.madpp.action import Context, Facts, NotYet
 from dls.madpp.actions.stage_in import StageIn
 from dls.madpp.carry import Carried
 from dls.madpp.engine import Durable
+from dls.madpp.execution import Run, RunState
 from dls.madpp.plan import Plan, Step
-from dls.madpp.run import Run, RunState
 from dls.madpp.runs import Runs, check
 from dls.madpp.slots import Slots
 from dls.madpp.testing.world import World

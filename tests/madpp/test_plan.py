@@ -15,9 +15,11 @@ from dls.madpp.actions import BUILT_IN
 from dls.madpp.actions.compute import Compute
 from dls.madpp.actions.register import Register
 from dls.madpp.actions.release import Release
+from dls.madpp.actions.site import Site
 from dls.madpp.actions.stage_in import StageIn
 from dls.madpp.actions.stage_out import StageOut
 from dls.madpp.actions.verify import Verify
+from dls.madpp.actions.wait_for import WaitFor
 from dls.madpp.actions.withdraw import Restore, Withdraw
 from dls.madpp.plan import Plan, Step, action_from, asked, gravest, plan_from, prove, single
 from dls.madpp.testing.world import World
@@ -30,6 +32,8 @@ ALL = (
     Verify("x:data", "scratch", deep=True),
     Compute(("sh", "-c", "cat {in}"), "scratch", ("x:a", "x:b"), "x:out", "PT5M"),
     Release("01J0000000000000000000000R"),
+    Site("scratch", "/scratch", "10GB", 5, "scratch", "P1D", 512),
+    WaitFor("x:data@3", "2036-12-31T00:00:00Z"),
     Withdraw("x:data", "wrong"),
     Restore("x:data"),
 )
@@ -193,7 +197,7 @@ def test_a_proof_tells_all_problems_with_their_lines(tmp_path: Path) -> None:
     world.close()
 
 
-@pytest.mark.spec("PLAN-5")
+@pytest.mark.spec("PLAN-9")
 def test_what_an_earlier_step_makes_may_be_absent(tmp_path: Path) -> None:
     world = World(tmp_path / "w")
     at = world.write("data", {"a": b"1"})

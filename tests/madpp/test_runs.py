@@ -15,8 +15,8 @@ from dls.logistics.actor import Actor
 from dls.logistics.errors import Conflict, DlsError, Invalid, NotFound, Unavailable
 from dls.madpp.action import ANSWER_BYTES, Context, Facts
 from dls.madpp.engine import Durable
+from dls.madpp.execution import Hold, Run, RunState
 from dls.madpp.plan import Plan, Step, single
-from dls.madpp.run import Hold, Run, RunState
 from dls.madpp.testing.world import SECRET, World
 
 SEEN: list[str] = []

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from dls.cli.wiring import Dls
     from dls.logistics.transfer.progress import Progress
     from dls.madpp.action import Action, Context, Facts
-    from dls.madpp.run import Run
+    from dls.madpp.execution import Run
+    from dls.madpp.plan import Plan
 
 T = TypeVar("T")
 Tell = Callable[[str, Mapping[str, Any]], None]
@@ -85,6 +86,10 @@ class Front:
         """The world, for commands that look or change one record."""
         return self.dls.context
 
+    def told(self) -> Context:
+        """The same, with somebody who listens."""
+        return replace(self.context, tell=self.out.tell)
+
     @property
     def folder(self) -> Path:
         """DLS_HOME, also where the settings cannot be read."""
@@ -104,7 +109,9 @@ class Front:
         """Carry an action out, or say what it would do, or leave it to a worker, and print the answer."""
         how: dict[str, Any] = {}
         if detach and not dry_run:
-            self._detach(action, durability)
+            from dls.madpp.plan import single
+
+            self.detach(single(action), action.name, durability)
             return
         if durability:
             how["options"] = replace(self.context.options, durability=durability)
@@ -113,14 +120,14 @@ class Front:
             self.out.result({"action": action.name, "dry_run": True, **facts}, action.name, would(facts))
             return
         started = time.monotonic()
-        facts = self._watched(action, how)
+        facts = self.watch(lambda progress, tell: self.dls.take(action, progress=progress, tell=tell, **how))
         answer = show(facts)
         seconds = round(time.monotonic() - started, 3)
         self.out.result({"action": action.name, "seconds": seconds, **facts}, answer.essential, answer.lines)
 
-    def _detach(self, action: Action, durability: str | None) -> None:
+    def detach(self, plan: Plan, verb: str, durability: str | None = None) -> None:
+        """Leave a plan to the workers."""
         from dls.logistics.errors import Invalid
-        from dls.madpp.plan import single
 
         if durability:
             raise Invalid(
@@ -128,16 +135,13 @@ class Front:
                 code="bad-usage",
                 remedy="leave out one of them; DLS_DURABILITY of the worker says what its copies survive",
             )
-        run = self.dls.enqueue(single(action))
+        run = self.dls.enqueue(plan)
         lines = (f"queued as {run.id}: a worker takes it (dls worker)", f"  follow it with dls status {run.id}")
-        self.out.result({"action": action.name, "run": run.id, "state": run.state.value}, run.id, lines)
+        self.out.result({"action": verb, "run": run.id, "state": run.state.value}, run.id, lines)
 
     def resume(self, id: str) -> Run:
         """Carry on a run here; the run as it ended."""
         return self.watch(lambda progress, tell: self.dls.resume(id, progress=progress, tell=tell))
-
-    def _watched(self, action: Action, how: dict[str, Any]) -> Facts:
-        return self.watch(lambda progress, tell: self.dls.take(action, progress=progress, tell=tell, **how))
 
     def watch(self, work: Callable[[Progress, Tell], T]) -> T:
         """Do some work while its figures are shown."""

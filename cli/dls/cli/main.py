@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "stage-in": ("dls.cli.commands.stage_in:stage_in", "Bring a dataset into a leased buffer of a site."),
     "run": ("dls.cli.commands.run:run", "Run a command on staged data and record what made what."),
     "stage-out": ("dls.cli.commands.stage_out:stage_out", "Save a path, a buffer or a dataset elsewhere."),
+    "plan": ("dls.cli.commands.plan:plan", "Plans: many steps in one document; check, show, apply."),
     "buffer": ("dls.cli.commands.buffer:buffer", "Leased buffers: look, renew, release."),
     "verify": ("dls.cli.commands.verify:verify", "Check copies of a dataset against what was recorded."),
     "probe": ("dls.cli.commands.probe:probe", "What lies at a place, and which sites would take it."),

@@ -32,8 +32,9 @@ from dls.logistics.transfer.receipt import SqlReceipts
 from dls.logistics.transfer.run import Options
 from dls.madpp.action import Action, Context, Facts
 from dls.madpp.engine import Durable, Engine
-from dls.madpp.plan import Plan, gravest, prove, single
-from dls.madpp.run import Run
+from dls.madpp.execution import Run
+from dls.madpp.plan import Plan, Problem, gravest, prove, single
+from dls.madpp.previews import previews
 from dls.madpp.runs import Runs
 from dls.madpp.slots import Slots
 from dls.madpp.worker import Worker
@@ -56,13 +57,7 @@ class Dls:
 
     def take(self, action: Action, **how: Any) -> Facts:
         """Prove an action, run it, and return what it answers with the id of its run; `how` overrides the context."""
-        progress = how.pop("progress", None) or Progress()
-        with (
-            self._stores() as open_store,
-            live.shown(self.settings.home / "locks", progress, how.pop("tell", None)) as tell,
-        ):
-            context = self._watched(open_store=open_store, progress=progress, tell=tell, **how)
-            run = self.engine.submit(single(action), context)
+        run = self.apply(single(action), **how)
         return {"run": run.id, **run.results[action.name]}
 
     def enqueue(self, plan: Plan) -> Run:
@@ -72,8 +67,8 @@ class Dls:
 
     def resume(self, id: str, **how: Any) -> Run:
         """Carry on here a run that nobody carries."""
-        with self._stores() as open_store:
-            return self.engine.resume(id, self._watched(open_store=open_store, **how))
+        with self._seen(how) as context:
+            return self.engine.resume(id, context)
 
     def worker(self, tell: Callable[[str, Mapping[str, Any]], None], *, lease_s: float, grace_s: float) -> Worker:
         """A worker of this process.  It writes by this installation's database, and keeps its lease by another one."""
@@ -89,6 +84,31 @@ class Dls:
     def _opened(self, context: Context) -> Iterator[Context]:
         with self._stores() as open_store:
             yield replace(context, open_store=open_store)
+
+    def apply(self, plan: Plan, **how: Any) -> Run:
+        """Prove a plan and carry it out; the run as it ended.  Applied again it moves nothing that is proven."""
+        with self._seen(how) as context:
+            return self.engine.submit(plan, context)
+
+    @contextmanager
+    def _seen(self, how: dict[str, Any]) -> Iterator[Context]:
+        """The context of a run that is carried here, whose figures other processes can see."""
+        progress = how.pop("progress", None) or Progress()
+        with (
+            self._stores() as open_store,
+            live.shown(self.settings.home / "locks", progress, how.pop("tell", None)) as tell,
+        ):
+            yield self._watched(open_store=open_store, progress=progress, tell=tell, **how)
+
+    def prove(self, plan: Plan) -> list[Problem]:
+        """Everything that is wrong with a plan, given the world; nothing is changed."""
+        with self._stores() as open_store:
+            return prove(plan, self._watched(open_store=open_store))
+
+    def show(self, plan: Plan) -> list[Facts]:
+        """What each step of a plan would change now, in their order; nothing is changed."""
+        with self._stores() as open_store:
+            return list(previews(plan, self._watched(open_store=open_store)))
 
     def preview(self, action: Action, **how: Any) -> Facts:
         """What an action would do; the gravest problem is raised, nothing is changed."""

@@ -75,19 +75,6 @@ class Context:
         self.say("note", {"text": text})
 
 
-class NotYet(Exception):
-    """What an action waits for is not there: it has changed nothing, and is to be asked again."""
-
-    def __init__(self, what: str, *, look_again_s: float = 5.0, until_ns: int = 0, help: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.look_again_s = look_again_s
-        self.until_ns = until_ns
-        """After which it is too late, nanoseconds since the epoch; 0: never."""
-        self.help = help
-        """What would help."""
-
-
 class Action(Protocol):
     """One verb."""
 
@@ -104,6 +91,24 @@ class Action(Protocol):
     def run(self, context: Context) -> Facts:
         """Do it.  Again after any interruption it continues; again after success it changes nothing."""
         ...
+
+
+class NotYet(Exception):
+    """What a step waits for is not there yet: no failure.  An engine looks again, or puts the run aside until then."""
+
+    def __init__(
+        self, what: str, *, since_ns: int = 0, look_again_s: float = 5.0, until_ns: int = 0, help: str = ""
+    ) -> None:
+        super().__init__(f"not yet there: {what}")
+        self.what = what
+        self.since_ns = since_ns
+        """When this look was, by the context's clock."""
+        self.look_again_s = look_again_s
+        """How soon another look is worth it."""
+        self.until_ns = until_ns
+        """When waiting becomes a failure, nanoseconds since the epoch; 0 for never."""
+        self.help = help
+        """What would help."""
 
 
 def checked(*looks: Callable[[], object]) -> list[DlsError]:

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from dls.logistics.errors import DlsError, Unavailable
+from dls.logistics.errors import DlsError, Unavailable, worst
 from dls.madpp.action import Context, Facts, NotYet, bounded
+from dls.madpp.execution import Hold
 from dls.madpp.plan import Plan, Step
-from dls.madpp.run import Hold
 from dls.madpp.runs import Runs
+from dls.madpp.todo import needless
 
 
 class Patience(Protocol):
@@ -97,7 +98,7 @@ class Carried:
             self._told = None
         self.context.options.fence()
         try:
-            answer = bounded(step.action.run(replace(self.context, run=self.hold.run, step=step.name)))
+            answer = bounded(self._answer(step))
         except NotYet as not_yet:
             self._later(step, not_yet.what, not_yet.help, not_yet.look_again_s, not_yet.until_ns, wait, 0)
             return
@@ -112,6 +113,17 @@ class Carried:
         self.answers[step.name] = answer
         self._told = (step.name, answer)
 
+    def _answer(self, step: Step) -> Facts:
+        """What a step answers, or why it has nothing to do; what earlier steps promised is there now, or is missed."""
+        here = replace(self.context, run=self.hold.run, step=step.name)
+        why = needless(self.plan, step, here)
+        if why:
+            return {"skipped": why}
+        problem = worst(step.action.check(here)) if step.after else None
+        if problem is not None:
+            raise problem
+        return step.action.run(here)
+
     def _later(
         self, step: Step, what: str, help: str, seconds: float, until_ns: int, wait: _Wait | None, failures: int
     ) -> None:
@@ -124,6 +136,8 @@ class Carried:
                 remedy=help or "ask again with a later time",
             )
         since = wait.since_ns if wait else now
+        if wait is None:
+            self.context.note(f"{step.name} waits for {what}")
         look = now + int(seconds * 1e9)
         look = min(look, until_ns) if until_ns else look
         self._waits[step.name] = _Wait(step.name, what, help, since, look, until_ns, failures)
@@ -136,5 +150,5 @@ class Carried:
             return True
         self.runs.park(self.hold, words, waits[0].look_ns, self._told)
         self._told = None
-        self.context.say("waits", {"for": words, "text": f"waits for {waits[0].what}"})
+        self.context.say("waits", {"for": words})
         return self.patience.rest(waits[0].look_ns)

@@ -16,8 +16,8 @@ from dls.logistics.actor import Actor
 from dls.logistics.errors import Conflict, DlsError, Stop
 from dls.madpp.action import Context, bounded
 from dls.madpp.carry import Carried
+from dls.madpp.execution import Hold, Run, RunState
 from dls.madpp.plan import Plan, gravest, plan_from, prove
-from dls.madpp.run import Hold, Run, RunState
 from dls.madpp.runs import Runs
 
 SLICE_S = 0.2
@@ -46,8 +46,9 @@ class Engine(Protocol):
 class Durable:
     """Runs in the database.  Killed anywhere, a run goes on where its last answer was kept."""
 
-    def __init__(self, runs: Runs) -> None:
-        self.runs = runs
+    def __init__(self, runs: Runs, sleep: Callable[[float], None] | None = None) -> None:
+        """`sleep` waits for some seconds; the default wakes often to hear whether the run was cancelled."""
+        self.runs, self.sleep = runs, sleep
 
     def submit(self, plan: Plan, context: Context) -> Run:
         """Prove, record, run, record."""
@@ -75,7 +76,7 @@ class Durable:
         here = replace(context, run=hold.run, options=replace(context.options, fence=self._fence(hold.run)))
         here.say("run", {"run": hold.run, "plan": plan.name})
         try:
-            Carried(self.runs, hold, plan, here, _Waits(here)).go()
+            Carried(self.runs, hold, plan, here, _Waits(here, self.sleep)).go()
         except Stop as stop:
             if stop.why != "cancelled":
                 raise
@@ -108,8 +109,8 @@ class Durable:
 class _Waits:
     """Whoever asked sits there and waits; an error is theirs to judge."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, sleep: Callable[[float], None] | None) -> None:
+        self._context, self._sleep = context, sleep
 
     def again(self, error: DlsError, failures: int) -> float | None:
         return None
@@ -117,7 +118,10 @@ class _Waits:
     def rest(self, wake_ns: int) -> bool:
         while (left := (wake_ns - self._context.now()) / 1e9) > 0:
             self._context.options.fence()
-            time.sleep(min(left, SLICE_S))
+            if self._sleep is None:
+                time.sleep(min(left, SLICE_S))
+            else:
+                self._sleep(left)
         return True
 
 

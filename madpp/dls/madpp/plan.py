@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
+from types import ModuleType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from dls.logistics import names
 from dls.logistics.errors import DlsError, Invalid, worst
 from dls.madpp.action import Action, Context
 from dls.madpp.actions import BUILT_IN
+from dls.madpp.forecast import excused, promises
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +29,9 @@ class Step:
     name: str
     action: Action
     after: tuple[str, ...] = ()
-    line: int = 0
+    line: int = field(default=0, compare=False)
     """Where a plan file says it; 0 where none does."""
+    column: int = field(default=0, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The step as it is kept with a run."""
@@ -41,10 +45,11 @@ class Problem:
     error: DlsError
     step: str
     line: int = 0
+    column: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The problem as programs read it."""
-        return {"step": self.step, "line": self.line, **self.error.to_json()}
+        return {"step": self.step, "line": self.line, "column": self.column, **self.error.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,8 @@ class Plan:
                 if other not in seen:
                     raise _bad(f"step {one.name} waits for {other}, which is not a step", step=one.name)
         if len(list(self.order())) < len(self.steps):
-            raise _bad(f"these steps wait for each other: {' → '.join(self._circle())}")
+            circle = self._circle()
+            raise _bad(f"these steps wait for each other: {' → '.join(circle)}", step=circle[0])
 
     def order(self) -> Iterator[Step]:
         """The steps, each after those it waits for, otherwise as written."""
@@ -103,23 +109,24 @@ def single(action: Action) -> Plan:
 
 
 def prove(plan: Plan, context: Context) -> list[Problem]:
-    """Everything that is wrong with a plan, before anything is touched.  That a dataset is not there yet is no problem
-    of a step that waits, however indirectly, for one that makes it."""
-    found, made = list[Problem](), dict[str, frozenset[str]]()
-    for step in plan.order():
-        coming = frozenset[str]().union(*(made[other] for other in step.after))
-        made[step.name] = coming | makes(step.action)
-        found += [Problem(e, step.name, step.line) for e in step.action.check(context) if not _comes(e, coming)]
-    return found
+    """Everything that is wrong with a plan, before anything is touched.  What is only missing because an earlier step
+    will make it is no problem; the step is checked again when its turn comes."""
+    made = promised(plan)
+    return [
+        Problem(error, s.name, s.line, s.column)
+        for s in plan.order()
+        for error in s.action.check(context)
+        if not excused(error, made[s.name])
+    ]
 
 
-def makes(action: Action) -> frozenset[str]:
-    """Keys of the datasets that an action makes (its `makes`, where it makes any)."""
-    return frozenset(key for key in getattr(action, "makes", ()) if key)
-
-
-def _comes(error: DlsError, coming: frozenset[str]) -> bool:
-    return error.code in ("no-dataset", "no-version") and error.facts.get("dataset") in coming
+def promised(plan: Plan) -> dict[str, frozenset[str]]:
+    """What the steps before each step will have made."""
+    made, before = dict[str, frozenset[str]](), dict[str, frozenset[str]]()
+    for one in plan.order():
+        before[one.name] = frozenset[str]().union(*(made[other] for other in one.after))
+        made[one.name] = before[one.name] | promises(one.action.name, asked(one.action))
+    return before
 
 
 def gravest(problems: list[Problem]) -> DlsError | None:
@@ -154,13 +161,13 @@ def action_from(name: str, fields: Mapping[str, Any], known: Mapping[str, str] =
     made = getattr(import_module(module), kind)
     hints, given = get_type_hints(made), dict(fields)
     wanted = {f.name: f for f in dataclasses.fields(made)}
-    for field in given:
-        if field not in wanted:
-            raise _bad(f"{name} has no field {field}", remedy=f"its fields: {', '.join(wanted)}")
-    for field, how in wanted.items():
-        if field not in given and how.default is dataclasses.MISSING and how.default_factory is dataclasses.MISSING:
-            raise _bad(f"{name} needs the field {field}")
-    action: Action = made(**{field: _typed(name, field, hints[field], value) for field, value in given.items()})
+    for one in given:
+        if one not in wanted:
+            raise _bad(f"{name} has no field {one}", remedy=f"its fields: {', '.join(wanted)}")
+    for one, how in wanted.items():
+        if one not in given and how.default is dataclasses.MISSING and how.default_factory is dataclasses.MISSING:
+            raise _bad(f"{name} needs the field {one}")
+    action: Action = made(**{one: _typed(name, one, hints[one], value) for one, value in given.items()})
     return action
 
 
@@ -197,3 +204,13 @@ def _step(data: Any, known: Mapping[str, str]) -> Step:
 
 def _bad(message: str, **facts: Any) -> Invalid:
     return Invalid(message, code="bad-plan", **facts)
+
+
+class _Module(ModuleType):
+    """This module, which is also the word that begins a plan in Python: `from dls.madpp import plan`."""
+
+    def __call__(self, name: str = "") -> Any:
+        return import_module("dls.madpp.build").plan(name)
+
+
+sys.modules[__name__].__class__ = _Module

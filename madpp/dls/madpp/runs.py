@@ -20,8 +20,8 @@ from dls.logistics.actor import Actor
 from dls.logistics.database import Database, Row, Tx
 from dls.logistics.errors import Conflict, NotFound, Stop
 from dls.logistics.event import Event
+from dls.madpp.execution import ENDED, Hold, Run, RunState, StepRecord
 from dls.madpp.plan import Plan
-from dls.madpp.run import ENDED, Hold, Run, RunState, StepRecord
 
 MIGRATIONS = (
     """

@@ -20,8 +20,8 @@ from dls.logistics.transfer.progress import Progress
 from dls.madpp.action import Context, bounded
 from dls.madpp.carry import Carried
 from dls.madpp.engine import told
+from dls.madpp.execution import Hold
 from dls.madpp.plan import plan_from
-from dls.madpp.run import Hold
 from dls.madpp.runs import Runs, check
 from dls.madpp.slots import Slot, Slots, clock
 

@@ -15,7 +15,7 @@ from dls.cli.render import Column
 from dls.cli.words import place
 from dls.logistics.duration import show_duration
 from dls.logistics.lease import iso
-from dls.madpp.run import Run, RunState
+from dls.madpp.execution import Run, RunState
 
 PAUSE_S = 1.0
 _ALL = 1000

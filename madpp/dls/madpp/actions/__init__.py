@@ -9,6 +9,8 @@ BUILT_IN = {
     "verify": "dls.madpp.actions.verify:Verify",
     "compute": "dls.madpp.actions.compute:Compute",
     "release": "dls.madpp.actions.release:Release",
+    "site": "dls.madpp.actions.site:Site",
+    "wait-for": "dls.madpp.actions.wait_for:WaitFor",
     "withdraw": "dls.madpp.actions.withdraw:Withdraw",
     "restore": "dls.madpp.actions.withdraw:Restore",
 }

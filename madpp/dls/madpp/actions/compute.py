@@ -32,6 +32,7 @@ from dls.madpp.places import root_url
 from dls.madpp.record import counts, evidence, placed, record, versioned
 from dls.madpp.saved import NOTHING, beyond, spoiled
 from dls.madpp.source import lifetime, new_name
+from dls.madpp.todo import made_before
 
 _ENDED = names.HIDDEN.decode() + "ended"
 """Hidden file in the output that says: the command has ended well.  A repetition within the run then only records."""
@@ -50,12 +51,9 @@ class Compute:
     inputs: tuple[str, ...] = ()
     output: str = ""
     lifetime: str = ""
+    once: bool = False
+    """Do nothing where the same command has made the newest version of the output from the same inputs."""
     name: ClassVar[str] = "compute"
-
-    @property
-    def makes(self) -> tuple[str, ...]:
-        """The dataset that it makes."""
-        return (self.output,)
 
     def check(self, context: Context) -> list[DlsError]:
         """Is there a command, is the site a folder here, can every input be staged?"""
@@ -92,6 +90,10 @@ class Compute:
             )
         return storage
 
+    def settled(self, context: Context) -> str:
+        """Why there is nothing to do; '' where there is."""
+        return made_before(context, self.command, self.at, self.inputs, self.output) if self.once else ""
+
     def _stages(self) -> list[StageIn]:
         return [StageIn(one, self.at, self.lifetime) for one in self.inputs]
 
@@ -112,6 +114,9 @@ class Compute:
 
     def run(self, context: Context) -> Facts:
         """Stage in, run, hash what came out, record."""
+        past = self.settled(context)
+        if past:
+            return bounded({"skipped": past})
         words = shlex.join([*self.command, "--", self.output, *self.inputs])
         content = digests.of(f"output of {context.run} {context.step} {words}".encode("utf-8", "surrogateescape"))
         storage = self._here(context)

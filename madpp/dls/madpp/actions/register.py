@@ -30,11 +30,6 @@ class Register:
     note: str = ""
     name: ClassVar[str] = "register"
 
-    @property
-    def makes(self) -> tuple[str, ...]:
-        """The dataset that it makes."""
-        return (self.dataset,)
-
     def check(self, context: Context) -> list[DlsError]:
         """Is the id legal and free for versions, does something lie there, is it no buffer, which would go?"""
         return checked(

@@ -10,14 +10,15 @@ from typing import ClassVar
 from dls.catalogue.changes import AddActivity, Change, SetReplica
 from dls.catalogue.model import Port, ReplicaState
 from dls.logistics import names, url
-from dls.logistics.buffer import ALL, LIVE, Buffer, Contents, Freeing, State, free
+from dls.logistics.buffer import ALL, HOLDING, LIVE, Buffer, Contents, Freeing, State, free
 from dls.logistics.errors import Conflict, DlsError, NotFound, Unavailable
 from dls.logistics.site import Storage
 from dls.logistics.transfer.receipt import Place
 from dls.madpp.action import AT_ONCE, Context, Facts, bounded, checked
+from dls.madpp.actions.staged import staged_id
 from dls.madpp.facts import software
 from dls.madpp.places import replicas_at, root_url
-from dls.madpp.record import record
+from dls.madpp.record import record, recorded
 from dls.madpp.saved import NOTHING, held_by_others, secure, withdraw
 
 FROM = " from "
@@ -26,14 +27,19 @@ FROM = " from "
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """`dls buffer release BUFFER`; an id, or the path that stage-in gave."""
+    """`dls buffer release BUFFER`; an id, or the path that stage-in gave.  In plans also a dataset (or the address it
+    was staged from) and a site: then it is no error where no such buffer is held any more."""
 
     buffer: str
+    at: str = ""
     name: ClassVar[str] = "release"
 
     def check(self, context: Context) -> list[DlsError]:
         """Is there such a buffer, and does the actor hold a lease on it?"""
-        return checked(lambda: self._lease(context))
+        return checked(lambda: held_for(context, self.buffer, self.at) if self.at else self._lease(context))
+
+    def _found(self, context: Context) -> Buffer | None:
+        return held_for(context, self.buffer, self.at) if self.at else find(context, self.buffer)
 
     def _lease(self, context: Context) -> None:
         buffer, user = find(context, self.buffer), context.actor.name
@@ -47,7 +53,9 @@ class Release:
 
     def preview(self, context: Context) -> Facts:
         """What would be freed."""
-        buffer = find(context, self.buffer)
+        buffer = self._found(context)
+        if buffer is None:
+            return bounded({"what": self.buffer, "route": [self.at], "files": 0, "bytes": 0, "eta": AT_ONCE})
         path = context.buffers.path(buffer)
         return {
             "what": buffer.label,
@@ -63,7 +71,9 @@ class Release:
 
     def run(self, context: Context) -> Facts:
         """Look whether anything in it is unsaved, drop the lease, free the bytes where it was the last."""
-        buffer, user = find(context, self.buffer), context.actor.name
+        buffer, user = self._found(context), context.actor.name
+        if buffer is None:
+            return bounded({"buffer": "", "path": "", "freed": False, "bytes": 0, "others": 0})
         path, size = context.buffers.path(buffer), buffer.used_bytes
         if buffer.state is State.FREED:
             return bounded({"buffer": buffer.id, "path": path, "freed": True, "bytes": size})
@@ -112,6 +122,25 @@ def find(context: Context, text: str) -> Buffer:
         if root_url(context, buffer) == wanted:
             return buffer
     raise NotFound(f"no buffer at {text}", code="no-buffer", path=text, remedy="look at dls buffer list")
+
+
+def held_for(context: Context, what: str, at: str) -> Buffer | None:
+    """The buffer at a site that holds a dataset, or what was staged from an address, and on which the actor has a
+    lease, or whose freeing was interrupted, or which this run has freed; None where there is none."""
+    storage = context.sites.get(at)
+    id = url.dataset(what) if url.is_dataset(what) else url.dataset(staged_id(url.parse(what, context.cwd)))
+    try:
+        version = context.catalogue.version(id, actor=context.actor)
+    except NotFound:
+        return None
+    roots = {r.url for r in context.catalogue.replicas(url.dataset(version.id), actor=context.actor, offered=False)}
+    for states in (HOLDING, {State.FREED}):
+        for one in context.buffers.list(storage.id, states=frozenset(states)):
+            if one.content == version.content or root_url(context, one) in roots:
+                mine = context.actor.name in {lease.user for lease in one.leases}
+                if mine or one.state is State.FREEING or recorded(context, f"free {one.id}"):
+                    return one
+    return None
 
 
 def finish(context: Context, step: Freeing) -> None:

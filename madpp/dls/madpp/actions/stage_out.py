@@ -51,11 +51,6 @@ class StageOut:
     as_: str = ""
     name: ClassVar[str] = "stage-out"
 
-    @property
-    def makes(self) -> tuple[str, ...]:
-        """The dataset that it makes."""
-        return (self.as_,)
-
     def check(self, context: Context) -> list[DlsError]:
         """Are source and target known and apart, is the new name legal, does the target hold every name?"""
         return checked(

@@ -9,9 +9,11 @@ from dls.madpp.action import Action
 from dls.madpp.actions.compute import Compute
 from dls.madpp.actions.register import Register
 from dls.madpp.actions.release import Release
+from dls.madpp.actions.site import Site
 from dls.madpp.actions.stage_in import StageIn
 from dls.madpp.actions.stage_out import StageOut
 from dls.madpp.actions.verify import Verify
+from dls.madpp.actions.wait_for import WaitFor
 from dls.madpp.actions.withdraw import Restore, Withdraw
 from dls.madpp.testing.contract import ActionContract
 from dls.madpp.testing.world import World
@@ -182,3 +184,43 @@ OURS: Final[tuple[type[ActionContract], ...]] = (
     WithdrawContract,
     RestoreContract,
 )
+
+
+class ReleaseAtContract(ReleaseContract):
+    """By dataset and site, as plans say it."""
+
+    def action(self, world: World) -> Action:
+        return Release("x:data", "scratch")
+
+    def wrong(self, world: World) -> tuple[Action, Collection[str]]:
+        return Release("x:data", "nosite"), {"unknown-site"}
+
+
+class ComputeOnceContract(ComputeContract):
+    """As plans say it: made once, it is not made again; what failed is."""
+
+    def action(self, world: World) -> Action:
+        return Compute(("sh", "-c", "cat {in}/a/* > sum"), "scratch", ("x:data",), "x:out", once=True)
+
+
+class SiteContract(ActionContract):
+    def build(self, world: World) -> None:
+        """Nothing is needed."""
+
+    def action(self, world: World) -> Action:
+        return Site("tape", str(world.folder / "tape"), "10GB", 1000, "tape", "P30D", 512)
+
+    def wrong(self, world: World) -> tuple[Action, Collection[str]]:
+        return Site("scratch", str(world.folder / "elsewhere"), lifetime="soon"), {"bad-duration"}
+
+
+class WaitForContract(ActionContract):
+    def build(self, world: World) -> None:
+        world.write("src", FILES)
+        world.take(Register("x:data", "src"))
+
+    def action(self, world: World) -> Action:
+        return WaitFor("x:data@1")
+
+    def wrong(self, world: World) -> tuple[Action, Collection[str]]:
+        return WaitFor("no id", "soon"), {"bad-dataset-id", "bad-time"}

@@ -31,8 +31,8 @@ from dls.logistics.transfer.receipt import SqlReceipts
 from dls.logistics.transfer.run import Options
 from dls.madpp.action import Action, Context, Facts
 from dls.madpp.engine import Durable
+from dls.madpp.execution import Run
 from dls.madpp.plan import single
-from dls.madpp.run import Run
 from dls.madpp.runs import Runs
 from dls.madpp.testing.trip import Trip
 
