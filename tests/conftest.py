@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from components import postgres
 from hypothesis import HealthCheck, configuration, settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,6 +106,20 @@ def need(pytestconfig: pytest.Config) -> Callable[[str, object, str], None]:
             pytest.skip(text)
 
     return _need
+
+
+@pytest.fixture(scope="session")
+def postgres_server(need: Callable[[str, object, str], None]) -> Iterator["postgres.PostgresServer"]:
+    """One PostgreSQL server for the run; it syncs nothing.  Each test takes a schema of its own."""
+    need("postgres", postgres.installed(), "not installed")
+    with postgres.postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def pg_state(postgres_server: "postgres.PostgresServer") -> tuple[str, str]:
+    """URL and schema of a state that no other test uses."""
+    return postgres_server.url, f"t{uuid.uuid4().hex}"
 
 
 # --------------------------------------------------------------------------------- rules and their tests

@@ -41,15 +41,16 @@ FOREIGN = {
     "blake3": ["dls.logistics.digest"],
     "click": ["dls.cli", "dls.cli.*"],
     "hypothesis": ["dls.*.testing", "dls.*.testing.*"],
+    "psycopg": ["dls.logistics.database_postgres"],
     "pytest": ["dls.*.testing", "dls.*.testing.*"],
 }
 # Standard library with one home, for the same reason.
-FOREIGN_STDLIB = {"sqlite3": ["dls.logistics.database"]}
+FOREIGN_STDLIB = {"sqlite3": ["dls.logistics.database_sqlite"]}
 
 READS_ENVIRONMENT = {"dls.cli.settings", "dls.logistics.credentials"}
 PRINTS = {"dls.cli.render"}
 # A person waits for `dls --help` on a login node with a slow file system: each of these costs 50–500 ms there.
-SLOW_TO_IMPORT = ("asyncio", "boto3", "botocore", "http.client", "obstore", "sqlalchemy", "sqlite3", "ssl")
+SLOW_TO_IMPORT = ("asyncio", "boto3", "botocore", "http.client", "obstore", "psycopg", "sqlalchemy", "sqlite3", "ssl")
 
 
 class Module:

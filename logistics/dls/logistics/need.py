@@ -6,30 +6,27 @@
             claim.finish({"buffer": buffer.id})
     claim.result
 
-Whoever holds a need holds an operating-system lock on a file, which the kernel frees at its death, however it dies; the
-next one in line then takes over.  Each hold has an epoch: what an overtaken holder says later is refused.  Workers on
-several machines will hold a lease in the database instead of the file lock; the epoch is what they will be fenced by.
+Whoever holds a need holds a lock (`dls.logistics.locks`), which is freed at its death, however it dies; the next one in
+line then takes over.  Each hold has an epoch: what an overtaken holder says later is refused, so a lock that was broken,
+or lost with the connection to a server, costs work and never a fact.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from dls.logistics import event, ids
 from dls.logistics.database import Database, Row
-from dls.logistics.errors import Conflict, Denied, DlsError, Invalid, NotFound, Unavailable
+from dls.logistics.errors import Conflict, DlsError, Invalid, NotFound, Unavailable
 from dls.logistics.event import Event
+from dls.logistics.locks import Lock, Locks
 
 SLICE_S = 0.2
 """Longest sleep between two looks at the lock: a waiter answers to Ctrl-C and sees a new holder within it."""
@@ -90,9 +87,9 @@ class Need:
 
 
 class Needs:
-    """The needs of one installation; `locks` is a folder on a file system that all its processes see."""
+    """The needs of one installation; all its processes see `locks`."""
 
-    def __init__(self, database: Database, locks: Path) -> None:
+    def __init__(self, database: Database, locks: Locks) -> None:
         self._database = database
         self._locks = locks
         event.prepare(database)
@@ -154,22 +151,9 @@ class Needs:
             event.record(tx, Event(kind, id, run, {"storage": storage, "content": content.hex()[:64]}))
         return id
 
-    def _lock_path(self, id: str) -> Path:
-        return self._locks / f"need-{id}.lock"
-
-    def _open_lock(self, id: str) -> int:
-        try:
-            self._locks.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Programs that we start do not inherit it; processes forked off us do, and hold the need while they live.
-            return os.open(self._lock_path(id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as exc:
-            kind = Denied if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else Unavailable
-            raise kind(
-                f"cannot lock in {self._locks}: {exc.strerror}",
-                code="no-lock",
-                path=str(self._locks),
-                remedy="set DLS_HOME to a folder that you may write",
-            ) from exc
+    def break_(self, id: str) -> bool:
+        """Take the lock from whoever holds the need and hangs; False where that cannot be done (files)."""
+        return self._locks.break_(_lock_name(id))
 
     def _take(self, id: str, run: str) -> int:
         """With the lock held: the epoch of the new hold, or 0 where the need is closed."""
@@ -239,7 +223,7 @@ class Claim:
         """Why the holder before us failed; {} where it died or there was none."""
         self._timeout = timeout
         self._on_wait = on_wait
-        self._fd = -1
+        self._lock: Lock | None = None
 
     @property
     def is_held(self) -> bool:
@@ -252,8 +236,7 @@ class Claim:
         until = None if timeout is None else time.monotonic() + timeout
         while not (self.done or self.is_held):
             try:
-                self._fd = self._needs._open_lock(self.id)
-                self._acquire(self._fd, until, on_wait)
+                self._lock = self._acquire(until, on_wait)
                 self.epoch = self._needs._take(self.id, self.run)
                 need = self._needs.open(self.id)
             except BaseException:
@@ -269,14 +252,12 @@ class Claim:
             if not self.done:  # closed as failed by another process of this same run
                 self.id = self._needs._join(*self._wanted)
 
-    def _acquire(self, fd: int, until: float | None, on_wait: Callable[[str], None] | None) -> None:
+    def _acquire(self, until: float | None, on_wait: Callable[[str], None] | None) -> Lock:
         pause, told = 0.005, ""
         while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                pass
+            lock = self._needs._locks.try_hold(_lock_name(self.id))
+            if lock is not None:
+                return lock
             holder = self._needs.open(self.id).holder
             if holder and holder != told and on_wait:
                 on_wait(holder)
@@ -314,15 +295,11 @@ class Claim:
             raise Conflict(f"the need {self.id} is not held by {self.run}", code="need-not-held", need=self.id)
 
     def _unlock(self, *, forget: bool = False) -> None:
-        """Closing the file frees the lock.  A closed need is never opened again, so its file may go: whoever still
-        waits on the removed file finds the need closed."""
+        """A closed need is never opened again, so what its lock left behind may go."""
         self.epoch = 0
-        if forget:
-            with suppress(OSError):
-                self._needs._lock_path(self.id).unlink(missing_ok=True)
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release(forget=forget)
 
     def __enter__(self) -> Self:
         self.wait(self._timeout, self._on_wait)
@@ -336,6 +313,10 @@ class Claim:
         else:
             name = "left unfinished" if kind is None else kind.__name__
             self.failed({"kind": "interrupted", "message": name})
+
+
+def _lock_name(id: str) -> str:
+    return f"need-{id}"
 
 
 _SELECT = "SELECT id, content, storage, state, holder, epoch, result, error, opened_ns, closed_ns FROM needs"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from dls.logistics import event, ids
@@ -17,6 +14,7 @@ from dls.logistics.actor import Actor
 from dls.logistics.database import Database, Row
 from dls.logistics.errors import Conflict, NotFound
 from dls.logistics.event import Event
+from dls.logistics.locks import Locks
 from dls.madpp.plan import Plan
 
 MIGRATIONS = (
@@ -79,9 +77,9 @@ class Run:
 
 
 class Runs:
-    """The runs of one installation.  A running one is alive while its process holds a lock that the kernel frees."""
+    """The runs of one installation.  A running one is alive while its process holds a lock, which its death frees."""
 
-    def __init__(self, database: Database, locks: Path) -> None:
+    def __init__(self, database: Database, locks: Locks) -> None:
         self._database = database
         self._locks = locks
         event.prepare(database)
@@ -91,11 +89,8 @@ class Runs:
     def begun(self, plan: Plan, actor: Actor) -> Iterator[str]:
         """A new run, alive inside the block; its id."""
         id = ids.ulid()
-        self._locks.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._locks / f"run-{id}.lock"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = self._locks.hold(f"run-{id}")
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
             with self._database.transaction() as tx:
                 tx.run(
                     "INSERT INTO runs (id, plan, actor, behalf, project, state, started_ns, ended_ns, results, error)"
@@ -105,9 +100,7 @@ class Runs:
                 event.record(tx, Event("run.started", id, actor.name, {"plan": plan.name}))
             yield id
         finally:
-            with suppress(OSError):
-                path.unlink()
-            os.close(fd)
+            lock.release(forget=True)
 
     def end(self, id: str, results: dict[str, Any], error: dict[str, Any], actor: Actor) -> None:
         """How it ended, once: what is said later of an ended run is Conflict."""
@@ -142,17 +135,7 @@ class Runs:
         )
 
     def _alive(self, id: str) -> bool:
-        try:
-            fd = os.open(self._locks / f"run-{id}.lock", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
+        return self._locks.is_held(f"run-{id}")
 
 
 _SELECT = "SELECT id, plan, actor, behalf, project, state, started_ns, ended_ns, results, error FROM runs"
