@@ -13,8 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from components import postgres
 from hypothesis import HealthCheck, configuration, settings
+
+from components import postgres
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL = os.environ.get("DLS_FAULTS") == "full"

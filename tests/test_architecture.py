@@ -132,6 +132,7 @@ PLANTED = {
     "boto3 in the catalogue": ("catalogue", "import boto3", "S3 libraries"),
     "obstore outside the stores": ("logistics", "import obstore", "S3 libraries"),
     "sqlite3 in the cli": ("cli", "import sqlite3", "sqlite3 lives"),
+    "psycopg beside the state": ("logistics", "def f():\n    import psycopg", "psycopg lives"),
     "blake3 in madpp": ("madpp", "from blake3 import blake3", "blake3 lives"),
     "click in madpp, inside a function": ("madpp", "def f():\n    import click", "click lives"),
 }

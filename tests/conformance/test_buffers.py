@@ -28,5 +28,7 @@ class TestSqlite(BufferContract):
     def make(self, place: Path, clock: Clock) -> Iterator[Parts]:
         with closing(ClockedDatabase(place / "state.sqlite", clock)) as database:
             yield Parts(
-                Buffers(database), Needs(database, FileLocks(place / "locks")), lambda: list(event.since(database, limit=100_000))
+                Buffers(database),
+                Needs(database, FileLocks(place / "locks")),
+                lambda: list(event.since(database, limit=100_000)),
             )

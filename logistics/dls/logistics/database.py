@@ -1,9 +1,9 @@
 """The one way to our SQL state: connections, transactions, migrations, clock.  The seam between rooms and a server.
 
-State is one SQLite file (`database_sqlite`), or a schema of a PostgreSQL database (`database_postgres`) where the place is
-a `postgresql://` URL.  The rooms write SQL that both take: `?` for values, `ON CONFLICT`, quoted names where PostgreSQL
-reserves them (`"user"`).  Tables are declared in SQLite's types, INTEGER (64 bits), TEXT, BLOB, REAL; each side reads them
-as its own.  Write transactions queue: there is one at a time, and it sees all that were committed before it.
+State is one SQLite file (`database_sqlite`), or a schema of a PostgreSQL database (`database_postgres`) where the place
+is a `postgresql://` URL.  The rooms write SQL that both take: `?` for values, `ON CONFLICT`, quoted names where
+PostgreSQL reserves them (`"user"`).  Tables are declared in SQLite's types, INTEGER (64 bits), TEXT, BLOB, REAL; each
+side reads them as its own.  Write transactions queue: one at a time, and it sees all that were committed before it.
 """
 
 from __future__ import annotations
@@ -224,7 +224,9 @@ class Database:
             )
         with self.transaction() as tx:
             self._kind.prepare(tx._connection)
-            self._declare(tx, f"CREATE TABLE IF NOT EXISTS {_VERSIONS} (room TEXT PRIMARY KEY, version INTEGER NOT NULL)")
+            self._declare(
+                tx, f"CREATE TABLE IF NOT EXISTS {_VERSIONS} (room TEXT PRIMARY KEY, version INTEGER NOT NULL)"
+            )
             row = tx.one("SELECT version FROM schema_versions WHERE room = ?", (room,))
             for step in steps[row[0] if row else 0 :]:
                 for statement in _COMMENT.sub("", step).split(";"):

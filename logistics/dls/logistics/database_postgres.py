@@ -63,19 +63,19 @@ class Session:
     def execute(self, sql: str, values: Sequence[Any] = (), /) -> psycopg.Cursor[Any]:
         """One statement; `?` stands for a value."""
         with self._noticing():
-            return self.raw.execute(_worded(sql), tuple(values), binary=True)  # type: ignore[arg-type]  # no literal
+            return self.raw.execute(_worded(sql), tuple(values), binary=True)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> psycopg.Cursor[Any]:
         """One statement for many rows, sent in one go."""
         cursor = self.raw.cursor()
         with self._noticing():
-            cursor.executemany(_worded(sql), rows)  # type: ignore[arg-type]  # no literal
+            cursor.executemany(_worded(sql), rows)
         return cursor
 
     def script(self, sql: str) -> psycopg.Cursor[Any]:
         """Several statements without values in one round trip."""
         with self._noticing():
-            return self.raw.execute(sql, prepare=False)  # type: ignore[arg-type]  # no literal
+            return self.raw.execute(sql, prepare=False)
 
     @contextmanager
     def _noticing(self) -> Iterator[None]:
@@ -120,16 +120,15 @@ class Postgres:
         import psycopg
 
         until = time.monotonic() + CONNECT_S
-        while True:
+        session: Session | None = None
+        while session is None:
             try:
-                raw = psycopg.connect(**options)
-                break
+                session = Session(psycopg.connect(**options))
             except psycopg.OperationalError as exc:
                 comes = self._was_there or _STARTING.search(str(exc))
                 if not comes or _REFUSED.search(str(exc)) or time.monotonic() > until:
                     raise self._no_connection(str(exc)) from None  # the cause may show the URL
-            time.sleep(0.1)
-        session = Session(raw)
+                time.sleep(0.1)
         try:
             self._set_up(session)
         except BaseException:
@@ -205,13 +204,15 @@ class Postgres:
             return None
         state, where = exc.sqlstate or "", self.where
         said = (exc.diag.message_primary or str(exc)).strip().partition("\n")[0]
-        for begins, kind, code, text, remedy in _TABLE:
+        for kind, code, begins, text, remedy in _TABLE:
             if state.startswith(begins):
                 return kind(f"{where}: {text} ({said})", code=code, path=where, remedy=remedy)
         if isinstance(exc, psycopg.DataError):
             return Invalid(f"{where} cannot keep a value: {said}", code="bad-value", path=where)
         if isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError):
-            return Unavailable(f"cannot use {where}: {said}", code="no-state", path=where, remedy="is the server there?")
+            return Unavailable(
+                f"cannot use {where}: {said}", code="no-state", path=where, remedy="is the server there?"
+            )
         return None
 
     def _no_connection(self, said: str) -> DlsError:
@@ -297,18 +298,25 @@ class Postgres:
         return int(connection().execute(sql).fetchone()[0]) * 1000
 
 
-# SQLSTATE, as it begins → our error.
-_TABLE: Final[tuple[tuple[str, type[DlsError], str, str, str], ...]] = (
-    ("23", Conflict, "state-conflict", "the state changed meanwhile", "run the same again"),
-    ("25P02", Conflict, "state-conflict", "the transaction had failed", "run the same again"),
-    ("25006", Denied, "read-only", "this server only reads", "name the primary server in DLS_DATABASE"),
-    ("25P03", Unavailable, "state-busy", f"nothing was said within a transaction for {STUCK_S} s", "run the same again"),
-    ("28", Denied, "database-denied", "it does not let us in", "check the user and the password file"),
-    ("40", Conflict, "state-conflict", "the state changed meanwhile", "run the same again"),
-    ("42501", Denied, "database-denied", "the user lacks a right", "grant it CREATE on the database, or the schema"),
-    ("53100", Unavailable, "disk-full", "no space left", "free space at the server"),
-    ("55P03", Unavailable, "state-busy", f"another writer holds it for over {BUSY_S} s", "run the same again"),
-    ("57014", Unavailable, "state-busy", "the server gave up", "run the same again"),
-    ("XX001", Corrupt, "state-damaged", "it is damaged", "restore a backup"),
-    ("XX002", Corrupt, "state-damaged", "it is damaged", "restore a backup"),
+# Our error ← SQLSTATE, as it begins.
+_TABLE: Final[tuple[tuple[type[DlsError], str, str, str, str], ...]] = (
+    (Conflict, "state-conflict", "23", "the state changed meanwhile", "run the same again"),
+    (Conflict, "state-conflict", "25P02", "the transaction had failed", "run the same again"),
+    (Denied, "read-only", "25006", "this server only reads", "name the primary server in DLS_DATABASE"),
+    (
+        Unavailable,
+        "state-busy",
+        "25P03",
+        f"nothing was said within a transaction for {STUCK_S} s",
+        "run the same again",
+    ),
+    (Denied, "database-denied", "28", "it does not let us in", "check the user and the password file"),
+    (Conflict, "state-conflict", "40", "the state changed meanwhile", "run the same again"),
+    (Denied, "database-denied", "42P01", "tables are hidden from the user", "grant it USAGE on the schema"),
+    (Denied, "database-denied", "42501", "the user lacks a right", "grant it CREATE on the database, or the schema"),
+    (Unavailable, "disk-full", "53100", "no space left", "free space at the server"),
+    (Unavailable, "state-busy", "55P03", f"another writer holds it for over {BUSY_S} s", "run the same again"),
+    (Unavailable, "state-busy", "57014", "the server gave up", "run the same again"),
+    (Corrupt, "state-damaged", "XX001", "it is damaged", "restore a backup"),
+    (Corrupt, "state-damaged", "XX002", "it is damaged", "restore a backup"),
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote
 
+_HARMLESS = frozenset({"application_name", "dbname", "host", "port", "service", "sslmode", "user"})
+
 
 def is_server(where: str | Path) -> bool:
     """Whether a place of state is a URL of PostgreSQL, not a file."""
@@ -12,9 +14,9 @@ def is_server(where: str | Path) -> bool:
 
 
 def shown(url: str) -> str:
-    """The URL without its password; more may be cut from one that is not legal."""
+    """The URL without its password: of parameters only those are shown that hold none."""
     scheme, user, at, place, pairs = _parts(url)
-    kept = [f"{name}=***" if _is_secret(name) else f"{name}{mark}{value}" for name, mark, value in pairs]
+    kept = [f"{name}={value}" if name in _HARMLESS else "***" for name, _, value in pairs]
     return f"{scheme}://{user.partition(':')[0]}{at}{place}{'?' if kept else ''}{'&'.join(kept)}"
 
 
@@ -33,6 +35,7 @@ def _parts(url: str) -> tuple[str, str, str, str, list[tuple[str, str, str]]]:
     """Scheme, user with password, the `@` if there is one, host and database, and the parameters."""
     scheme, _, rest = url.partition("://")
     # A password may hold a bare `?` where it should not: what stands before the last `@` is no place.
-    user, at, rest = rest.rpartition("@") if "@" in rest.partition("?")[0] or ":" in rest.partition("@")[0] else ("", "", rest)
+    has_user = "@" in rest.partition("?")[0] or ("@" in rest and ":" in rest.partition("@")[0])
+    user, at, rest = rest.rpartition("@") if has_user else ("", "", rest)
     place, _, query = rest.partition("?")
     return scheme, user, at, place, [pair.partition("=") for pair in query.split("&") if pair]

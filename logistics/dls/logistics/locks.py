@@ -1,8 +1,8 @@
 """Locks between processes: one holder per name, freed by release and by the death of the process, however it dies.
 
 `FileLocks` is for processes of one machine (or of a file system that keeps `flock` for all that mount it),
-`locks_postgres.PostgresLocks` for all that reach one server.  A lock says who should work, so that work is done once; it
-guards no fact: whoever lost a lock is fenced by the database (a need's epoch).
+`locks_postgres.PostgresLocks` for all that reach one server.  A lock says who should work, so that work is done once;
+it guards no fact: whoever lost a lock is fenced by the database (a need's epoch).
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Locks on a PostgreSQL server: session-level advisory locks on one connection of their own.
 
-They go with the session, so with the process.  A machine that vanishes is noticed by TCP keepalives, within a minute.  A
-pooler that hands one session to several clients cannot be used.
+They go with the session, so with the process.  A machine that vanishes is noticed by TCP keepalives, within a minute.
+A pooler that hands one session to several clients cannot be used.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import Final
 
 from dls.logistics.database_postgres import Postgres, Session, key_of
@@ -65,7 +66,7 @@ class PostgresLocks:
             if name in self._held:  # the server would give it to the same session again
                 return None
             row = session.execute("SELECT pg_try_advisory_lock(?)", (self._key(name),)).fetchone()
-            if not row[0]:
+            if row is None or not row[0]:
                 return None
             self._held[name] = lock = PostgresLock(self, name)
             return lock
@@ -97,6 +98,9 @@ class PostgresLocks:
     def close(self) -> None:
         """Release what is held, with the session."""
         with self._mutex:
+            if self._session is not None and self._held:
+                with suppress(DlsError), self._server.errors():
+                    self._session.execute("SELECT pg_advisory_unlock_all()")  # the end of a session takes a moment
             self._drop()
 
     def _is_ours(self, lock: PostgresLock) -> bool:

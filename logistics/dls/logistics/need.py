@@ -6,9 +6,9 @@
             claim.finish({"buffer": buffer.id})
     claim.result
 
-Whoever holds a need holds a lock (`dls.logistics.locks`), which is freed at its death, however it dies; the next one in
-line then takes over.  Each hold has an epoch: what an overtaken holder says later is refused, so a lock that was broken,
-or lost with the connection to a server, costs work and never a fact.
+Whoever holds a need holds a lock (`dls.logistics.locks`), which is freed at its death, however it dies; the next one
+in line then takes over.  Each hold has an epoch: what an overtaken holder says later is refused, so a lock that was
+broken, or lost with the connection to a server, costs work and never a fact.
 """
 
 from __future__ import annotations
@@ -229,6 +229,11 @@ class Claim:
     def is_held(self) -> bool:
         """Whether the work is ours to do."""
         return self.epoch > 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether our lock was broken or went with its server: another may have taken over, and then we are refused."""
+        return self._lock is not None and self._lock.lost
 
     def wait(self, timeout: float | None = None, on_wait: Callable[[str], None] | None = None) -> None:
         """Until it is done or ours.  `on_wait(run)` names each holder that is waited for; `timeout` in seconds,

@@ -22,6 +22,7 @@ from dls.logistics import ids, names, url
 from dls.logistics.actor import local
 from dls.logistics.buffer import Buffer, Buffers, Contents, State
 from dls.logistics.database import Database
+from dls.logistics.database_sqlite import Sqlite
 from dls.logistics.entry import FILE
 from dls.logistics.locks import FileLocks
 from dls.logistics.need import Needs
@@ -59,17 +60,22 @@ class Clock:
         self.now_ns += int(seconds * 1e9)
 
 
+class _Unsynced(Sqlite):
+    """State that need not survive a power cut."""
+
+    def connect(self) -> Any:
+        connection = super().connect()
+        connection.execute("PRAGMA synchronous=OFF")
+        return connection
+
+
 class _Database(Database):
-    """State with the world's clock; it need not survive a power cut."""
+    """State with the world's clock."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         super().__init__(path)
+        self._kind = _Unsynced(path)
         self._clock = clock
-
-    def _connect(self) -> Any:
-        connection = super()._connect()
-        connection.execute("PRAGMA synchronous=OFF")
-        return connection
 
     def now_ns(self) -> int:
         return self._clock()
