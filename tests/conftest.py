@@ -15,6 +15,8 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, configuration, settings
 
+from components import postgres
+
 ROOT = Path(__file__).resolve().parents[1]
 FULL = os.environ.get("DLS_FAULTS") == "full"
 # A sample is the same on each run, so that a red test stays red; the full set looks elsewhere each time.
@@ -105,6 +107,20 @@ def need(pytestconfig: pytest.Config) -> Callable[[str, object, str], None]:
             pytest.skip(text)
 
     return _need
+
+
+@pytest.fixture(scope="session")
+def postgres_server(need: Callable[[str, object, str], None]) -> Iterator["postgres.PostgresServer"]:
+    """One PostgreSQL server for the run; it syncs nothing.  Each test takes a schema of its own."""
+    need("postgres", postgres.installed(), "not installed")
+    with postgres.postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def pg_state(postgres_server: "postgres.PostgresServer") -> tuple[str, str]:
+    """URL and schema of a state that no other test uses."""
+    return postgres_server.url, f"t{uuid.uuid4().hex}"
 
 
 # --------------------------------------------------------------------------------- rules and their tests

@@ -41,16 +41,17 @@ FOREIGN = {
     "blake3": ["dls.logistics.digest"],
     "click": ["dls.cli", "dls.cli.*"],
     "hypothesis": ["dls.*.testing", "dls.*.testing.*"],
+    "psycopg": ["dls.logistics.database_postgres"],
     "pytest": ["dls.*.testing", "dls.*.testing.*"],
     "yaml": ["dls.madpp.document.text"],
 }
 # Standard library with one home, for the same reason.
-FOREIGN_STDLIB = {"sqlite3": ["dls.logistics.database"]}
+FOREIGN_STDLIB = {"sqlite3": ["dls.logistics.database_sqlite"]}
 
 READS_ENVIRONMENT = {"dls.cli.settings", "dls.logistics.credentials"}
 PRINTS = {"dls.cli.render"}
 # A person waits for `dls --help` on a login node with a slow file system: each of these costs 50–500 ms there.
-SLOW_TO_IMPORT = ("asyncio", "boto3", "botocore", "http.client", "obstore", "sqlalchemy", "sqlite3", "ssl")
+SLOW_TO_IMPORT = ("asyncio", "boto3", "botocore", "http.client", "obstore", "psycopg", "sqlalchemy", "sqlite3", "ssl")
 
 
 class Module:
@@ -132,6 +133,7 @@ PLANTED = {
     "boto3 in the catalogue": ("catalogue", "import boto3", "S3 libraries"),
     "obstore outside the stores": ("logistics", "import obstore", "S3 libraries"),
     "sqlite3 in the cli": ("cli", "import sqlite3", "sqlite3 lives"),
+    "psycopg beside the state": ("logistics", "def f():\n    import psycopg", "psycopg lives"),
     "blake3 in madpp": ("madpp", "from blake3 import blake3", "blake3 lives"),
     "yaml in the cli": ("cli", "import yaml", "yaml lives"),
     "click in madpp, inside a function": ("madpp", "def f():\n    import click", "click lives"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from dls.logistics import event
 from dls.logistics.buffer import Buffers
 from dls.logistics.database import Database
+from dls.logistics.locks import FileLocks
 from dls.logistics.need import Needs
 from dls.logistics.testing.contract_buffer import BufferContract, Clock, Parts
 
@@ -27,5 +28,7 @@ class TestSqlite(BufferContract):
     def make(self, place: Path, clock: Clock) -> Iterator[Parts]:
         with closing(ClockedDatabase(place / "state.sqlite", clock)) as database:
             yield Parts(
-                Buffers(database), Needs(database, place / "locks"), lambda: list(event.since(database, limit=100_000))
+                Buffers(database),
+                Needs(database, FileLocks(place / "locks")),
+                lambda: list(event.since(database, limit=100_000)),
             )

@@ -146,7 +146,7 @@ def test_told_to_end_it_gives_its_run_back(world: tuple[Installation, Proxy, Pat
 def _slots(dls: object) -> list[object]:
     from dls.madpp.slots import Slots
 
-    return list(Slots(dls.database, dls.settings.home / "locks").list())  # type: ignore[attr-defined]
+    return list(Slots(dls.database, dls.locks).list())  # type: ignore[attr-defined]
 
 
 @pytest.mark.spec("RUN-12")

@@ -14,6 +14,7 @@ import pytest
 
 from dls.logistics.database import Database
 from dls.logistics.errors import Conflict, DlsError
+from dls.logistics.locks import FileLocks
 from dls.logistics.need import Needs, NeedState
 from dls.logistics.testing.spec import spec
 
@@ -21,9 +22,10 @@ WORKER = """
 import json, sys
 from pathlib import Path
 from dls.logistics.database import Database
+from dls.logistics.locks import FileLocks
 from dls.logistics.need import Needs
 place, run, role = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-needs = Needs(Database(place / "state.sqlite"), place / "locks")
+needs = Needs(Database(place / "state.sqlite"), FileLocks(place / "locks"))
 def say(*what):
     print(json.dumps(what), flush=True)
 with needs.claim(b"content", "scratch/default", run, on_wait=lambda holder: say("waits for", holder)) as claim:
@@ -78,7 +80,7 @@ def workers(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
 @pytest.fixture
 def needs(tmp_path: Path) -> Iterator[Needs]:
     with closing(Database(tmp_path / "state.sqlite")) as database:
-        yield Needs(database, tmp_path / "locks")
+        yield Needs(database, FileLocks(tmp_path / "locks"))
 
 
 @spec("NEED-4")
@@ -194,7 +196,7 @@ def test_processes_of_one_run_wait_for_each_other_too(needs: Needs) -> None:
 def test_a_folder_that_cannot_be_locked_in_is_named(tmp_path: Path) -> None:
     (tmp_path / "locks").write_text("a file")
     with closing(Database(tmp_path / "state.sqlite")) as database:
-        claim = Needs(database, tmp_path / "locks").claim(b"c", "s/default", "run1")
+        claim = Needs(database, FileLocks(tmp_path / "locks")).claim(b"c", "s/default", "run1")
         with pytest.raises(DlsError) as caught:
             claim.wait()
         assert caught.value.code == "no-lock"

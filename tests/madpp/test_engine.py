@@ -1,6 +1,5 @@
 """The engine: what is kept, what is taken again, what waits, what is cancelled, who may speak."""
 
-import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from dls.logistics import event
 from dls.logistics.actor import local
 from dls.logistics.database import Database
 from dls.logistics.errors import Conflict, Corrupt, DlsError, NotFound, Stop, Unavailable
+from dls.logistics.locks import FileLocks
 from dls.madpp.action import Context, Facts, NotYet
 from dls.madpp.actions.stage_in import StageIn
 from dls.madpp.carry import Carried
@@ -182,7 +182,7 @@ def test_a_run_is_carried_by_one(world: World) -> None:
 
 @pytest.mark.spec("RUN-11")
 def test_a_dead_worker_loses_its_run_at_once_a_hanging_one_after_its_lease(world: World, tmp_path: Path) -> None:
-    slots = Slots(world.database, world.folder / "locks", lease_s=10.0)
+    slots = Slots(world.database, FileLocks(world.folder / "locks"), lease_s=10.0)
     one = slots.take("here", world.runs)
     other = slots.take("here", world.runs)
     assert (one.name, other.name) == ("here-0", "here-1")
@@ -210,20 +210,20 @@ def test_a_dead_worker_loses_its_run_at_once_a_hanging_one_after_its_lease(world
     Durable(world.runs).enqueue(plan, world.context)
     held = world.runs.claim(other.name)
     assert held is not None
-    os.close(other.fd)
+    other.lock.release()
     third = slots.take("here", world.runs)  # the freed slot itself
     assert third.name == other.name
     assert world.runs.get(held.run).state is RunState.QUEUED
     slots.leave(third)
     slots.leave(third)
     assert {s.state for s in slots.list()} == {"gone"}
-    os.close(one.fd)
+    one.lock.release()
 
 
 @pytest.mark.spec("RUN-11")
 def test_the_guard_fences_every_write(world: World) -> None:
     beside_it = Database(world.folder / "state.sqlite")
-    other = Runs(beside_it, world.folder / "locks")
+    other = Runs(beside_it, FileLocks(world.folder / "locks"))
     plan = beside("one")
     Durable(world.runs).enqueue(plan, world.context)
     hold = world.runs.claim("a-0")

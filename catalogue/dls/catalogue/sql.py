@@ -15,7 +15,7 @@ from dls.catalogue.changes import Applied, Change, fingerprint, replay
 from dls.catalogue.conditions import audiences, matching, sees
 from dls.catalogue.decide import decide
 from dls.catalogue.fields import text as checked
-from dls.catalogue.files import SegmentFacts, batches, page
+from dls.catalogue.files import SIZE_LIMIT, SegmentFacts, batches, page
 from dls.catalogue.known import ACTIVITY_EVENT, DATASET_EVENTS, no_activity, no_dataset, no_replica, no_version
 from dls.catalogue.model import OFFERED, Activity, Dataset, FileMark, FileState, Port, Replica, State, Version
 from dls.catalogue.sqlrows import SqlRows, follow, load
@@ -109,7 +109,7 @@ class SqlCatalogue:
         # One sorted, limited read per audience: what others may see costs nothing here.
         one = (
             f"SELECT * FROM (SELECT {tables.DATASET} FROM datasets d WHERE d.audience = ? AND d.key > ?{where}"
-            " ORDER BY d.key LIMIT ?)"
+            " ORDER BY d.key LIMIT ?) AS mine"
         )
         mine = audiences(actor)
         rows = self._db.all(
@@ -154,7 +154,7 @@ class SqlCatalogue:
         return [(row[-1], tables.version_of(row)) for row in rows]
 
     def by_content(self, content: bytes, *, actor: Actor) -> list[Version]:
-        found = self._versions("v.content = ?", [content], actor, "d.key, v.number", -1)
+        found = self._versions("v.content = ?", [content], actor, "d.key, v.number", SIZE_LIMIT)
         return [version for _, version in found]
 
     # --------------------------------------------------------------------------------------- content

@@ -1,6 +1,6 @@
 """The catalogue's tables, and the way from a row to a record.  Rows never leave `tables`, `sqlrows` and `sql`.
 
-Plain SQL: SQLite as it is; PostgreSQL with `WITHOUT ROWID` left out, BLOB as bytea and keys compared by bytes.
+Plain SQL: SQLite as it is; `dls.logistics.database_postgres` reads its types as PostgreSQL's.
 """
 
 from __future__ import annotations

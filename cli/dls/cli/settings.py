@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from dls.logistics import duration
+from dls.logistics.database_url import is_server, password
 from dls.logistics.errors import DlsError, Invalid
 
 FILE: Final = "dls.toml"
 _SECRET = re.compile(r"secret|passw|token|credential|access.?key|api.?key|private.?key", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"secret|passw|token|credential|private.?key|access.?key", re.IGNORECASE)
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}\Z", re.ASCII)
 _ACTOR = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}\Z")
 
 
@@ -30,6 +32,10 @@ class Settings:
     """`DLS_HOME`: state, locks, unfinished transfers, the buffers of the site `local`."""
     actor: str
     """Who asks: `user@host`."""
+    database: str = field(default="", repr=False)
+    """Where the state is: '' for a file in `home`, or a URL `postgresql://…`."""
+    schema: str = "dls"
+    """The schema of that database that holds our tables."""
     durability: str = "power"
     """What a copy survives before it is recorded: the loss of power, or the end of the process."""
     streams: int = 4
@@ -60,6 +66,7 @@ def secrets(environ: Mapping[str, str] | None = None) -> list[str]:
     """Values of the environment that may be secrets, longest first: they are cut out of whatever is written."""
     env = os.environ if environ is None else environ
     values = {value for name, value in env.items() if _SECRET_VALUE.search(name) and len(value) >= 8}
+    values |= {found for found in password(env.get("DLS_DATABASE", "")) if found}
     return sorted((v for v in values if not v.startswith(("/", "~"))), key=len, reverse=True)
 
 
@@ -117,6 +124,18 @@ def _path(value: Any) -> str:
     return value
 
 
+def _database(value: Any) -> str:
+    if not isinstance(value, str) or (value and not is_server(value)):
+        raise ValueError("postgresql://USER@HOST:PORT/DATABASE, or nothing for a file in DLS_HOME")
+    return value
+
+
+def _schema(value: Any) -> str:
+    if not isinstance(value, str) or not _SCHEMA.match(value):
+        raise ValueError("a name of small letters, digits and _, such as dls")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class _Key:
     field: str
@@ -125,9 +144,11 @@ class _Key:
 
 _KEYS: Final = {
     "actor": _Key("actor", _name),
+    "database": _Key("database", _database),
     "durability": _Key("durability", _word("power", "process")),
     "log": _Key("log", _path),
     "retries": _Key("retries", _count(0, 10)),
+    "schema": _Key("schema", _schema),
     "stall": _Key("stall_s", _seconds),
     "streams": _Key("streams", _count(1, 64)),
     "timeout": _Key("timeout_s", _seconds),
@@ -202,7 +223,8 @@ def _read(key: _Key, value: Any, where: str, **facts: Any) -> Any:
     try:
         return key.read(value)
     except ValueError as exc:
-        raise _bad(f"{where} is {str(value)[:60]!r}", f"write {exc}", **facts) from None
+        said = "no such URL" if key.field == "database" else repr(str(value)[:60])  # a URL may hold a password
+        raise _bad(f"{where} is {said}", f"write {exc}", **facts) from None
 
 
 def _bad(message: str, remedy: str = "", **facts: Any) -> Invalid:
@@ -211,6 +233,16 @@ def _bad(message: str, remedy: str = "", **facts: Any) -> Invalid:
 
 
 def _refuse_secrets(path: Path, values: Mapping[str, Any], text: str) -> None:
+    if password(str(values.get("database", ""))):
+        line = _line(text, "database")
+        raise Invalid(
+            f"{path}, line {line}: the URL holds a password, and no secret is kept in settings",
+            code="secret-in-settings",
+            file=str(path),
+            line=line,
+            key="database",
+            remedy="take it out; libpq reads PGPASSFILE (~/.pgpass), PGSERVICE or PGPASSWORD",
+        )
     for name in _names(values):
         if _SECRET.search(name):
             line = _line(text, name)

@@ -22,7 +22,9 @@ from dls.logistics import url
 from dls.logistics.actor import local
 from dls.logistics.buffer import Buffers
 from dls.logistics.database import Database
+from dls.logistics.database_url import is_server
 from dls.logistics.errors import DlsError, NotFound, Stop
+from dls.logistics.locks import FileLocks, Locks
 from dls.logistics.need import Needs
 from dls.logistics.registry import open_store
 from dls.logistics.site import Sites
@@ -51,6 +53,7 @@ class Dls:
 
     settings: Settings
     database: Database
+    locks: Locks
     context: Context
     runs: Runs
     engine: Engine
@@ -72,9 +75,9 @@ class Dls:
 
     def worker(self, tell: Callable[[str, Mapping[str, Any]], None], *, lease_s: float, grace_s: float) -> Worker:
         """A worker of this process.  It writes by this installation's database, and keeps its lease by another one."""
-        beside = Database(self.settings.home / "state.sqlite")
-        own = Runs(beside, self.settings.home / "locks")
-        slots = Slots(beside, self.settings.home / "locks", lease_s)
+        beside, locks = _state(self.settings)
+        own = Runs(beside, locks)
+        slots = Slots(beside, locks, lease_s, lease_s / 2 if is_server(self.settings.database) else 0.0)
         context = replace(self.context, tell=tell)
         host = re.sub(r"[^a-z0-9-]", "-", socket.gethostname().partition(".")[0].lower()) or "host"
         freed = self.context.needs.break_holds
@@ -151,14 +154,16 @@ class Dls:
 
     def close(self) -> None:
         """Close the state; idempotent."""
+        self.locks.close()
         self.database.close()
 
 
 def connect(settings: Settings | None = None) -> Dls:
-    """Open an installation; its folder (mode 0700), its state and the site `local` are made where they are missing."""
+    """Open an installation; its folder (mode 0700), its state and the site `local` are made where they are missing.
+
+    State and locks are in DLS_HOME, or both on the PostgreSQL server that the setting `database` names."""
     settings = settings or load()
-    database = Database(settings.home / "state.sqlite")
-    locks = settings.home / "locks"
+    database, locks = _state(settings)
     sites = Sites(database)
     runs = Runs(database, locks)
     context = Context(
@@ -178,7 +183,16 @@ def connect(settings: Settings | None = None) -> Dls:
         sites.get(LOCAL)
     except NotFound:
         sites.add_site(LOCAL, str(settings.home / "buffers"))
-    return Dls(settings, database, context, runs, Durable(runs))
+    return Dls(settings, database, locks, context, runs, Durable(runs))
+
+
+def _state(settings: Settings) -> tuple[Database, Locks]:
+    if not is_server(settings.database):
+        return Database(settings.home / "state.sqlite"), FileLocks(settings.home / "locks")
+    from dls.logistics.locks_postgres import PostgresLocks
+
+    named = settings.database, settings.schema
+    return Database(*named), PostgresLocks(*named)
 
 
 def _opener(settings: Settings) -> Callable[[str], Store]:

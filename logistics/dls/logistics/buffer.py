@@ -190,7 +190,7 @@ class Buffers:
         with self._database.transaction() as tx:
             buffer = lease.live(tx, id)
             expires_ns = tx.now_ns + lifetime_s * 1_000_000_000
-            sql = "UPDATE buffer_leases SET expires_ns = ? WHERE buffer = ? AND user = ?"
+            sql = 'UPDATE buffer_leases SET expires_ns = ? WHERE buffer = ? AND "user" = ?'
             if not tx.run(sql, (expires_ns, id, user)):
                 raise lease.no_lease(buffer, user)
             lease.tell(tx, "buffer.renewed", id, by or user, user=user, lifetime_s=lifetime_s)
@@ -200,7 +200,7 @@ class Buffers:
         """Keep the buffer beyond the end of the user's lease, or no longer."""
         with self._database.transaction() as tx:
             buffer = lease.live(tx, id)
-            sql = "UPDATE buffer_leases SET pinned = ? WHERE buffer = ? AND user = ?"
+            sql = 'UPDATE buffer_leases SET pinned = ? WHERE buffer = ? AND "user" = ?'
             if not tx.run(sql, (int(pinned), id, user)):
                 raise lease.no_lease(buffer, user)
             lease.tell(tx, "buffer.pinned" if pinned else "buffer.unpinned", id, by or user, user=user)
@@ -215,7 +215,7 @@ class Buffers:
             if buffer.state is State.FREEING:
                 return Freeing(buffer)  # asked again after a crash
             buffer = lease.live(tx, id)
-            if not tx.run("DELETE FROM buffer_leases WHERE buffer = ? AND user = ?", (id, user)):
+            if not tx.run('DELETE FROM buffer_leases WHERE buffer = ? AND "user" = ?', (id, user)):
                 raise lease.no_lease(buffer, user)
             if lease.get(tx, id).is_held(tx.now_ns):
                 lease.tell(tx, "buffer.left", id, by or user, user=user)

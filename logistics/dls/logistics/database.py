@@ -1,36 +1,100 @@
-"""The one way to our SQL state: connections, transactions, migrations, clock.  The only home of a database driver.
+"""The one way to our SQL state: connections, transactions, migrations, clock.  The seam between rooms and a server.
 
-SQLite through the standard library: one connection per thread, write-ahead log, `synchronous=FULL` (a committed fact
-survives a power cut), writers queue by `BEGIN IMMEDIATE`.  SQL elsewhere is plain enough for PostgreSQL; what differs
-will live here.
+State is one SQLite file (`database_sqlite`), or a schema of a PostgreSQL database (`database_postgres`) where the place
+is a `postgresql://` URL.  The rooms write SQL that both take: `?` for values, `ON CONFLICT`, quoted names where
+PostgreSQL reserves them (`"user"`).  Tables are declared in SQLite's types, INTEGER (64 bits), TEXT, BLOB, REAL; each
+side reads them as its own.  Write transactions queue: one at a time, and it sees all that were committed before it.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from dls.logistics.errors import Conflict, Corrupt, Denied, DlsError, Unavailable
+from dls.logistics.database_url import is_server
+from dls.logistics.errors import Conflict
 
 Row = tuple[Any, ...]
 Values = Sequence[Any]
+Got = TypeVar("Got")
 
 _COMMENT = re.compile(r"--[^\n]*")
-BUSY_S = 60.0
-"""How long a writer waits for another one, seconds."""
+_VERSIONS = "schema_versions"
+
+
+class Cursor(Protocol):
+    """What a statement answered."""
+
+    @property
+    def rowcount(self) -> int: ...
+    def fetchall(self) -> list[Any]: ...
+    def fetchone(self) -> Any: ...
+
+
+class Connection(Protocol):
+    """One connection; `?` stands for a value."""
+
+    def execute(self, sql: str, parameters: Values = ..., /) -> Cursor: ...
+    def executemany(self, sql: str, parameters: Iterable[Values], /) -> Cursor: ...
+    def close(self) -> None: ...
+
+
+class Kind(Protocol):
+    """One kind of database: what differs between them, and nothing else."""
+
+    where: str
+    """The file, or the URL without its password."""
+
+    def connect(self) -> Any:
+        """A new connection."""
+        ...
+
+    def errors(self) -> AbstractContextManager[None]:
+        """Translates the errors of its library into ours."""
+        ...
+
+    def is_lost(self, connection: Any) -> bool:
+        """Whether the other end is gone: what has no effect may be asked again on a new connection."""
+        ...
+
+    def begin(self, connection: Any, lasting: bool) -> None:
+        """Begin to write, as the only one; waits for others."""
+        ...
+
+    def commit(self, connection: Any) -> None:
+        """Make it last."""
+        ...
+
+    def end(self, connection: Any, lasting: bool) -> None:
+        """After a transaction, however it went: undo what was not committed."""
+        ...
+
+    def has_table(self, connection: Any, name: str) -> bool:
+        """Whether a table is there."""
+        ...
+
+    def prepare(self, connection: Any) -> None:
+        """Within a transaction: make what tables need."""
+        ...
+
+    def declared(self, statement: str) -> str:
+        """A statement of a migration in this database's words."""
+        ...
+
+    def now_ns(self, connection: Callable[[], Any]) -> int:
+        """Its clock, nanoseconds since the epoch."""
+        ...
 
 
 class Tx:
     """A write transaction; its clock stands still."""
 
-    def __init__(self, connection: sqlite3.Connection, now_ns: int) -> None:
+    def __init__(self, connection: Connection, now_ns: int) -> None:
         self._connection = connection
         self.now_ns = now_ns
 
@@ -52,143 +116,152 @@ class Tx:
         return row
 
 
-class Database:
-    """State in one SQLite file, created on first use with its folder (mode 0700)."""
+def _kind(where: str | Path, schema: str) -> Kind:
+    if is_server(where):
+        from dls.logistics.database_postgres import Postgres  # its library is an extra
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        return Postgres(str(where), schema)
+    from dls.logistics.database_sqlite import Sqlite
+
+    return Sqlite(Path(where))
+
+
+class Database:
+    """State in one SQLite file, created on first use with its folder (mode 0700), or in a schema of PostgreSQL.
+
+    One connection per thread.  A server that went away is found again by the next read and the next transaction."""
+
+    def __init__(self, where: str | Path, schema: str = "dls") -> None:
+        self._kind = _kind(where, schema)
+        self.where = self._kind.where
+        """The file, or the URL without its password."""
         self._local = threading.local()
-        self._open: list[sqlite3.Connection] = []
+        self._open: list[tuple[threading.Thread, Any]] = []
         self._lock = threading.Lock()
         self.guard: Callable[[Tx], None] | None = None
         """Asked first in every write transaction; what it raises undoes it.  Whoever works under a lease that others
         may take over is fenced so: no write of theirs lands after it, atomically."""
 
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._connect()
-            self._local.connection = connection
+    @property
+    def path(self) -> Path:
+        """The file, where it is one."""
+        return Path(self.where)
+
+    def _connection(self) -> Any:
+        connection, owner = getattr(self._local, "connection", (None, 0))
+        if connection is None or owner != os.getpid():  # a fork: what the parent opened is the parent's
+            with self._kind.errors():
+                connection = self._kind.connect()
+            self._local.connection = (connection, os.getpid())
             with self._lock:
-                self._open.append(connection)
+                for thread, old in self._open:
+                    if not thread.is_alive():
+                        old.close()
+                self._open = [(thread, old) for thread, old in self._open if thread.is_alive()]
+                self._open.append((threading.current_thread(), connection))
         return connection
 
-    def _connect(self) -> sqlite3.Connection:
-        with self._errors():
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            except OSError as exc:
-                raise Unavailable(
-                    f"cannot make the folder {self.path.parent}: {exc.strerror}",
-                    code="no-state",
-                    path=str(self.path.parent),
-                    remedy="set DLS_HOME to a folder that you may write",
-                ) from exc
-            connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-8000"):
-                self._patient(connection, f"PRAGMA {pragma}")
-            return connection
-
-    @staticmethod
-    def _patient(connection: sqlite3.Connection, sql: str) -> None:
-        """Turning on WAL does not honour the busy timeout while another process does the same: try again."""
-        deadline = time.monotonic() + BUSY_S
-        while True:
-            try:
-                connection.execute(sql)
-                return
-            except sqlite3.OperationalError as exc:
-                if "locked" not in str(exc) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as exc:
-            raise self._ours(exc) from exc
-
-    def _ours(self, exc: sqlite3.Error) -> DlsError:
-        said, where = str(exc), str(self.path)
-        if isinstance(exc, sqlite3.IntegrityError):
-            return Conflict(f"the state changed meanwhile: {said}", code="state-conflict", path=where)
-        if "full" in said:
-            return Unavailable(f"no space left for {where}", code="disk-full", path=where, remedy="free space there")
-        if "readonly" in said or "read-only" in said:
-            return Denied(f"cannot write {where}", code="read-only", path=where, remedy="check the rights on DLS_HOME")
-        if "locked" in said or "busy" in said:
-            return Unavailable(f"{where} is busy for over {BUSY_S:.0f} s", code="state-busy", path=where)
-        if "malformed" in said or "not a database" in said:
-            return Corrupt(f"{where} is damaged: {said}", code="state-damaged", path=where, remedy="restore a backup")
-        if isinstance(exc, sqlite3.OperationalError):
-            return Unavailable(f"cannot use {where}: {said}", code="no-state", path=where, remedy="check DLS_HOME")
-        raise exc
-
-    @contextmanager
-    def transaction(self) -> Iterator[Tx]:
-        """One write transaction: all of it, or nothing.  Not re-entrant within a thread."""
-        with self._errors():
+    def _steadily(self, act: Callable[[Any], Got]) -> Got:
+        """Do what has no effect if it fails, on a new connection where the old one turns out to be dead."""
+        with self._kind.errors():
             connection = self._connection()
-            connection.execute("BEGIN IMMEDIATE")
+            try:
+                return act(connection)
+            except Exception:  # whatever it is: only a lost connection makes it ours
+                if not self._kind.is_lost(connection):
+                    raise
+            self._forget(connection)
+            return act(self._connection())
+
+    def _forget(self, connection: Any) -> None:
+        self._local.connection = (None, 0)
+        with self._lock:
+            self._open = [(thread, one) for thread, one in self._open if one is not connection]
+        connection.close()
+
+    @contextmanager
+    def transaction(self, *, lasting: bool = True) -> Iterator[Tx]:
+        """One write transaction: all of it, or nothing.  Not re-entrant within a thread.
+
+        `lasting=False`: a power cut may undo it, in the order of commits; a later lasting one takes it along."""
+
+        def begun(connection: Any) -> Connection:
+            self._kind.begin(connection, lasting)
+            kept: Connection = connection
+            return kept
+
+        with self._kind.errors():
+            connection = self._steadily(begun)
             try:
                 tx = Tx(connection, self.now_ns())
                 if self.guard is not None:
                     self.guard(tx)
                 yield tx
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+                self._kind.commit(connection)
+            finally:
+                self._kind.end(connection, lasting)
 
     def all(self, sql: str, values: Values = ()) -> list[Row]:
         """All rows of a read."""
-        with self._errors():
-            return self._connection().execute(sql, values).fetchall()
+
+        def read(connection: Any) -> list[Row]:
+            rows: list[Row] = connection.execute(sql, values).fetchall()
+            return rows
+
+        return self._steadily(read)
 
     def one(self, sql: str, values: Values = ()) -> Row | None:
         """The first row of a read, or None."""
-        with self._errors():
-            row: Row | None = self._connection().execute(sql, values).fetchone()
+
+        def read(connection: Any) -> Row | None:
+            row: Row | None = connection.execute(sql, values).fetchone()
             return row
+
+        return self._steadily(read)
 
     def migrate(self, room: str, steps: Sequence[str]) -> None:
         """Bring one room's tables up to date: `steps[n]` leads from version n to n+1; each is one script."""
-        with self._errors():
-            have = self._version(room)
+        have = self._version(room)
         if have == len(steps):
             return
         if have > len(steps):
             raise Conflict(
-                f"{self.path} was written by a newer dls ({room} {have})", code="state-newer", remedy="upgrade dls"
+                f"{self.where} was written by a newer dls ({room} {have})", code="state-newer", remedy="upgrade dls"
             )
         with self.transaction() as tx:
-            tx.run("CREATE TABLE IF NOT EXISTS schema_versions (room TEXT PRIMARY KEY, version INTEGER NOT NULL)")
+            self._kind.prepare(tx._connection)
+            self._declare(
+                tx, f"CREATE TABLE IF NOT EXISTS {_VERSIONS} (room TEXT PRIMARY KEY, version INTEGER NOT NULL)"
+            )
             row = tx.one("SELECT version FROM schema_versions WHERE room = ?", (room,))
             for step in steps[row[0] if row else 0 :]:
                 for statement in _COMMENT.sub("", step).split(";"):
                     if statement.strip():
-                        tx.run(statement)
-            tx.run("INSERT OR REPLACE INTO schema_versions (room, version) VALUES (?, ?)", (room, len(steps)))
+                        self._declare(tx, statement)
+            tx.run(
+                "INSERT INTO schema_versions (room, version) VALUES (?, ?)"
+                " ON CONFLICT (room) DO UPDATE SET version = excluded.version",
+                (room, len(steps)),
+            )
+
+    def _declare(self, tx: Tx, statement: str) -> None:
+        tx.run(self._kind.declared(statement))
 
     def _version(self, room: str) -> int:
-        try:
-            row = self._connection().execute("SELECT version FROM schema_versions WHERE room = ?", (room,)).fetchone()
-        except sqlite3.OperationalError as exc:
-            if "no such table" in str(exc):
-                return 0
-            raise
+        if not self._steadily(lambda connection: self._kind.has_table(connection, _VERSIONS)):
+            return 0
+        row = self.one("SELECT version FROM schema_versions WHERE room = ?", (room,))
         return int(row[0]) if row else 0
 
     def now_ns(self) -> int:
-        """The database's clock, nanoseconds since the epoch: of this machine for SQLite."""
-        return time.time_ns()
+        """The database's clock, nanoseconds since the epoch: of this machine for SQLite, of the server elsewhere."""
+        with self._kind.errors():
+            return self._kind.now_ns(self._connection)
 
     def close(self) -> None:
         """Close every connection; idempotent."""
         with self._lock:
-            for connection in self._open:
+            for _, connection in self._open:
                 connection.close()
             self._open.clear()
         self._local = threading.local()

@@ -42,10 +42,10 @@ MIGRATIONS = (
     CREATE INDEX buffers_by_state ON buffers (state);
     CREATE TABLE buffer_leases (
         buffer     TEXT NOT NULL,
-        user       TEXT NOT NULL,           -- an actor or a run id
+        "user"     TEXT NOT NULL,           -- an actor or a run id; PostgreSQL reserves the bare word
         pinned     INTEGER NOT NULL,
         expires_ns INTEGER NOT NULL,        -- the database's clock
-        PRIMARY KEY (buffer, user)
+        PRIMARY KEY (buffer, "user")
     );
     CREATE TABLE buffer_evidence (
         buffer TEXT NOT NULL,
@@ -186,7 +186,7 @@ def select(reader: Reader, sql: str, values: Values) -> list[Buffer]:
 
 def _buffer(reader: Reader, row: Row) -> Buffer:
     leases = reader.all(
-        "SELECT user, expires_ns, pinned FROM buffer_leases WHERE buffer = ? ORDER BY expires_ns, user", (row[0],)
+        'SELECT "user", expires_ns, pinned FROM buffer_leases WHERE buffer = ? ORDER BY expires_ns, "user"', (row[0],)
     )
     refs = reader.all("SELECT ref FROM buffer_evidence WHERE buffer = ? ORDER BY ref", (row[0],))
     known: Row = (*row[:6], State(row[6]), Contents(row[7]), *row[8:])
@@ -249,8 +249,8 @@ def share(tx: Tx, buffer: Buffer, user: str, expires_ns: int, actor: Actor) -> B
 
 def grant(tx: Tx, id: str, user: str, expires_ns: int) -> None:
     tx.run(
-        "INSERT INTO buffer_leases (buffer, user, pinned, expires_ns) VALUES (?, ?, 0, ?)"
-        " ON CONFLICT (buffer, user) DO UPDATE SET expires_ns = excluded.expires_ns",
+        'INSERT INTO buffer_leases (buffer, "user", pinned, expires_ns) VALUES (?, ?, 0, ?)'
+        ' ON CONFLICT (buffer, "user") DO UPDATE SET expires_ns = excluded.expires_ns',
         (id, user, expires_ns),
     )
 

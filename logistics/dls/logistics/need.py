@@ -6,30 +6,27 @@
             claim.finish({"buffer": buffer.id})
     claim.result
 
-Whoever holds a need holds an operating-system lock on a file, which the kernel frees at its death, however it dies; the
-next one in line then takes over.  Each hold has an epoch: what an overtaken holder says later is refused.  The lock of
-a process that hangs cannot be taken from it: `break_holds` makes the need use another lock from then on.
+Whoever holds a need holds a lock (`dls.logistics.locks`), which is freed at its death, however it dies; the next one
+in line then takes over.  Each hold has an epoch: what an overtaken holder says later is refused, so a lock that was
+broken, or lost with the connection to a server, costs work and never a fact.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from dls.logistics import event, ids
 from dls.logistics.database import Database, Row, Tx
-from dls.logistics.errors import Conflict, Denied, DlsError, Invalid, NotFound, Unavailable
+from dls.logistics.errors import Conflict, DlsError, Invalid, NotFound, Unavailable
 from dls.logistics.event import Event
+from dls.logistics.locks import Lock, Locks
 
 SLICE_S = 0.2
 """Longest sleep between two looks at the lock: a waiter answers to Ctrl-C and sees a new holder within it."""
@@ -93,9 +90,9 @@ class Need:
 
 
 class Needs:
-    """The needs of one installation; `locks` is a folder on a file system that all its processes see."""
+    """The needs of one installation; all its processes see `locks`."""
 
-    def __init__(self, database: Database, locks: Path) -> None:
+    def __init__(self, database: Database, locks: Locks) -> None:
         self._database = database
         self._locks = locks
         event.prepare(database)
@@ -129,11 +126,6 @@ class Needs:
         """Open needs, oldest first."""
         return tuple(self._need(row) for row in self._database.all(_SELECT + " WHERE state = 'open' ORDER BY id"))
 
-    def break_holds(self, tx: Tx, runs: Sequence[str]) -> None:
-        """Within a change that takes runs from processes that hang: what they hold is free for the next one."""
-        for run in runs:
-            tx.run("UPDATE needs SET broken = broken + 1 WHERE holder = ? AND state = 'open'", (run,))
-
     def _need(self, row: Row) -> Need:
         sql = "SELECT run FROM need_runs WHERE need = ? ORDER BY asked_ns, run"
         runs = tuple(run for (run,) in self._database.all(sql, (row[0],)))
@@ -164,23 +156,20 @@ class Needs:
             event.record(tx, Event(kind, id, run, {"storage": storage, "content": content.hex()[:64]}))
         return id
 
-    def _lock_path(self, id: str) -> Path:
-        row = self._database.one("SELECT broken FROM needs WHERE id = ?", (id,))
-        return self._locks / (f"need-{id}-{row[0]}.lock" if row and row[0] else f"need-{id}.lock")
+    def break_holds(self, tx: Tx, runs: Sequence[str]) -> None:
+        """Within a change that takes runs from processes that hang: what they hold is free for the next one."""
+        for run in runs:
+            tx.run("UPDATE needs SET broken = broken + 1 WHERE holder = ? AND state = 'open'", (run,))
 
-    def _open_lock(self, path: Path) -> int:
-        try:
-            self._locks.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Programs that we start do not inherit it; processes forked off us do, and hold the need while they live.
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as exc:
-            kind = Denied if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else Unavailable
-            raise kind(
-                f"cannot lock in {self._locks}: {exc.strerror}",
-                code="no-lock",
-                path=str(self._locks),
-                remedy="set DLS_HOME to a folder that you may write",
-            ) from exc
+    def break_(self, id: str) -> None:
+        """Take the need from whoever holds it and hangs."""
+        with self._database.transaction() as tx:
+            tx.run("UPDATE needs SET broken = broken + 1 WHERE id = ? AND state = 'open'", (id,))
+
+    def _lock_name(self, id: str) -> str:
+        """The lock of a need: another one each time that it was taken from a process that hung."""
+        row = self._database.one("SELECT broken FROM needs WHERE id = ?", (id,))
+        return f"need-{id}-{row[0]}" if row and row[0] else f"need-{id}"
 
     def _take(self, id: str, run: str) -> int:
         """With the lock held: the epoch of the new hold, or 0 where the need is closed."""
@@ -252,13 +241,17 @@ class Claim:
         self._timeout = timeout
         self._on_wait = on_wait
         self._alive = alive
-        self._fd = -1
-        self._path = Path()
+        self._lock: Lock | None = None
 
     @property
     def is_held(self) -> bool:
         """Whether the work is ours to do."""
         return self.epoch > 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether our lock was broken or went with its server: another may have taken over, and then we are refused."""
+        return self._lock is not None and self._lock.lost
 
     def wait(self, timeout: float | None = None, on_wait: Callable[[str], None] | None = None) -> None:
         """Until it is done or ours.  `on_wait(run)` names each holder that is waited for; `timeout` in seconds,
@@ -266,11 +259,7 @@ class Claim:
         until = None if timeout is None else time.monotonic() + timeout
         while not (self.done or self.is_held):
             try:
-                self._path = self._needs._lock_path(self.id)
-                self._fd = self._needs._open_lock(self._path)
-                if not self._acquire(self._fd, until, on_wait):
-                    self._unlock()
-                    continue
+                self._lock = self._acquire(until, on_wait)
                 self.epoch = self._needs._take(self.id, self.run)
                 need = self._needs.open(self.id)
             except BaseException:
@@ -286,18 +275,16 @@ class Claim:
             if not self.done:  # closed as failed by another process of this same run
                 self.id = self._needs._join(*self._wanted)
 
-    def _acquire(self, fd: int, until: float | None, on_wait: Callable[[str], None] | None) -> bool:
-        """Whether the lock is ours; False where the need uses another one meanwhile."""
+    def _acquire(self, until: float | None, on_wait: Callable[[str], None] | None) -> Lock:
         pause, told = 0.005, ""
         while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pass
-            else:
-                return self._needs._lock_path(self.id) == self._path
-            if self._needs._lock_path(self.id) != self._path:
-                return False
+            name = self._needs._lock_name(self.id)
+            lock = self._needs._locks.try_hold(name)
+            if lock is not None:
+                if self._needs._lock_name(self.id) == name:
+                    return lock
+                lock.release()
+                continue
             if self._alive is not None:
                 self._alive()
             holder = self._needs.open(self.id).holder
@@ -337,15 +324,11 @@ class Claim:
             raise Conflict(f"the need {self.id} is not held by {self.run}", code="need-not-held", need=self.id)
 
     def _unlock(self, *, forget: bool = False) -> None:
-        """Closing the file frees the lock.  A closed need is never opened again, so its file may go: whoever still
-        waits on the removed file finds the need closed."""
+        """A closed need is never opened again, so what its lock left behind may go."""
         self.epoch = 0
-        if forget:
-            with suppress(OSError):
-                self._path.unlink(missing_ok=True)
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release(forget=forget)
 
     def __enter__(self) -> Self:
         self.wait(self._timeout, self._on_wait)

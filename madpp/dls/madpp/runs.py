@@ -7,12 +7,9 @@ epoch, and every word about a run names the epoch of whoever says it: what an ov
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from dls.logistics import event, ids
@@ -20,6 +17,7 @@ from dls.logistics.actor import Actor
 from dls.logistics.database import Database, Row, Tx
 from dls.logistics.errors import Conflict, NotFound, Stop
 from dls.logistics.event import Event
+from dls.logistics.locks import Locks
 from dls.madpp.execution import ENDED, Hold, Run, RunState, StepRecord
 from dls.madpp.plan import Plan
 
@@ -64,7 +62,7 @@ MIGRATIONS = (
 class Runs:
     """The runs of one installation."""
 
-    def __init__(self, database: Database, locks: Path) -> None:
+    def __init__(self, database: Database, locks: Locks) -> None:
         self._database = database
         self._locks = locks
         event.prepare(database)
@@ -110,21 +108,13 @@ class Runs:
 
     @contextmanager
     def _locked(self, id: str) -> Iterator[None]:
-        self._locks.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._locks / f"run-{id}.lock"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = self._locks.try_hold(f"run-{id}")
+        if lock is None:
+            raise _not_so(id, "is carried by another process")
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise _not_so(id, "is carried by another process") from None
-            try:
-                yield
-            finally:
-                with suppress(OSError):
-                    path.unlink()
+            yield
         finally:
-            os.close(fd)
+            lock.release(forget=True)
 
     def claim(self, slot: str) -> Hold | None:
         """The right to carry the run that has waited longest of those that may go on, for a worker's slot."""
@@ -306,17 +296,7 @@ class Runs:
         )
 
     def _alive(self, id: str) -> bool:
-        try:
-            fd = os.open(self._locks / f"run-{id}.lock", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
+        return self._locks.is_held(f"run-{id}")
 
 
 def check(tx: Tx, hold: Hold) -> None:

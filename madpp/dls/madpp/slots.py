@@ -7,19 +7,17 @@ way its runs go back to the queue and the slot's epoch rises; what it says later
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from dls.logistics import event
 from dls.logistics.database import Database, Tx
 from dls.logistics.errors import Stop, Unavailable
 from dls.logistics.event import Event
+from dls.logistics.locks import Lock, Locks
 from dls.madpp.runs import Runs
 
 LEASE_S: Final = 15.0
@@ -52,7 +50,7 @@ class Slot:
     epoch: int
     until: float
     """On `clock`: until then nobody else may have taken it."""
-    fd: int
+    lock: Lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +68,11 @@ class SlotFacts:
 class Slots:
     """The slots of one installation."""
 
-    def __init__(self, database: Database, locks: Path, lease_s: float = LEASE_S) -> None:
-        self._database, self._locks, self.lease_s = database, locks, lease_s
+    def __init__(self, database: Database, locks: Locks, lease_s: float = LEASE_S, patience_s: float = 0.0) -> None:
+        """`patience_s`: how long a lock must be seen free until its holder counts as dead; the locks of a server come
+        and go with it."""
+        self._database, self._locks, self.lease_s, self._patience_s = database, locks, lease_s, patience_s
+        self._free: dict[tuple[str, int], float] = {}
         event.prepare(database)
         database.migrate("slot", MIGRATIONS)
 
@@ -79,8 +80,8 @@ class Slots:
         """The first slot of this host that no process holds; what its last holder left is queued again."""
         for number in range(_MOST):
             name = f"{host}-{number}"
-            fd = self._lock(name)
-            if fd < 0:
+            lock = self._locks.try_hold(f"slot-{name}")
+            if lock is None:
                 continue
             try:
                 began = clock()
@@ -95,21 +96,11 @@ class Slots:
                     )
                     runs.orphan(tx, name)
                     event.record(tx, Event("worker.began", name, name, {"epoch": epoch}))
-                return Slot(name, epoch, began + self.lease_s, fd)
+                return Slot(name, epoch, began + self.lease_s, lock)
             except BaseException:
-                os.close(fd)
+                lock.release()
                 raise
         raise Unavailable(f"all {_MOST} slots of {host} are held", code="no-slot", remedy="end a worker of this host")
-
-    def _lock(self, name: str) -> int:
-        self._locks.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(self._locks / f"slot-{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return -1
-        return fd
 
     def renew(self, slot: Slot) -> None:
         """Hold it for another lease; `Stop` where it was taken from us."""
@@ -120,19 +111,18 @@ class Slots:
             if not tx.run(sql, (until, slot.name, slot.epoch)):
                 raise Stop("taken-over")
         slot.until = max(slot.until, began + self.lease_s)
+        if slot.lock.lost:  # the server was restarted: the slot is ours by its epoch, the lock has to be taken again
+            slot.lock = self._locks.try_hold(f"slot-{slot.name}") or slot.lock
 
     def leave(self, slot: Slot) -> None:
         """Give it back; idempotent."""
-        if slot.fd < 0:
-            return
         try:
             with self._database.transaction() as tx:
                 sql = "UPDATE slots SET state = 'gone' WHERE name = ? AND epoch = ? AND state = 'live'"
                 if tx.run(sql, (slot.name, slot.epoch)):
                     event.record(tx, Event("worker.ended", slot.name, slot.name, {"epoch": slot.epoch}))
         finally:
-            os.close(slot.fd)
-            slot.fd = -1
+            slot.lock.release()
 
     def bury(self, runs: Runs, by: str, freed: Callable[[Tx, list[str]], None] | None = None) -> list[str]:
         """Hand over what dead and hanging workers carried.  The ids of the runs; `freed` is told of them within the
@@ -140,7 +130,7 @@ class Slots:
         sql = "SELECT name, epoch, lease_ns FROM slots WHERE state = 'live' AND name <> ? ORDER BY name"
         now, handed = self._database.now_ns(), list[str]()
         for name, epoch, lease_ns in self._database.all(sql, (by,)):
-            if lease_ns >= now and self._held(name):
+            if lease_ns >= now and not self._dead(name, epoch):
                 continue
             with self._database.transaction() as tx:
                 sql = "UPDATE slots SET state = 'gone' WHERE name = ? AND epoch = ? AND lease_ns = ? AND state = 'live'"
@@ -153,19 +143,11 @@ class Slots:
                 handed += ids
         return handed
 
-    def _held(self, name: str) -> bool:
-        try:
-            fd = os.open(self._locks / f"slot-{name}.lock", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+    def _dead(self, name: str, epoch: int) -> bool:
+        if self._locks.is_held(f"slot-{name}"):
+            self._free.pop((name, epoch), None)
             return False
-        with suppress(OSError):
-            try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            finally:
-                os.close(fd)
-        return False
+        return clock() - self._free.setdefault((name, epoch), clock()) >= self._patience_s
 
     def list(self) -> list[SlotFacts]:
         """Slots that were ever held, by name."""

@@ -416,7 +416,7 @@ class LeaseRules(BufferHooks):
             clock = Clock()
             return World(stack.enter_context(self.make(place, clock)), clock)
 
-        run_histories(fresh)
+        run_histories(fresh, self.examples)
 
 
 class BufferContract(SpaceRules, SavedRules, LeaseRules, NeedRules):

@@ -92,6 +92,9 @@ class World:
 class BufferHooks(Suite):
     """Hooks of a test class."""
 
+    examples = 40
+    """Random histories tried."""
+
     def make(self, place: Path, clock: Clock) -> AbstractContextManager[Parts]:
         """The parts over the state in the folder `place`; called again, further parts over the same state."""
         raise NotImplementedError

@@ -175,15 +175,14 @@ class SqlReceipts:
         )
         # A sync of our state drags along every byte that was just copied to the same disk (20,000 files: 7 s instead of
         # 0.6).  Where the bytes are not to last, their receipt need not: a later sync takes it along.
-        lasting = not receipt.boot
-        if not lasting:
-            self._database.one("PRAGMA synchronous=NORMAL")
-        try:
-            with self._database.transaction() as tx:
-                tx.run("INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-        finally:
-            if not lasting:
-                self._database.one("PRAGMA synchronous=FULL")
+        with self._database.transaction(lasting=not receipt.boot) as tx:
+            tx.run(
+                "INSERT INTO receipts (place, segment, entries, done, stamps, boot, body, sources)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (place, segment) DO UPDATE SET"
+                " entries = excluded.entries, done = excluded.done, stamps = excluded.stamps, boot = excluded.boot,"
+                " body = excluded.body, sources = excluded.sources",
+                row,
+            )
 
     def drop(self, place: Place) -> None:
         """Forget them."""

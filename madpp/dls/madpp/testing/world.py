@@ -22,7 +22,9 @@ from dls.logistics import ids, names, url
 from dls.logistics.actor import local
 from dls.logistics.buffer import Buffer, Buffers, Contents, State
 from dls.logistics.database import Database
+from dls.logistics.database_sqlite import Sqlite
 from dls.logistics.entry import FILE
+from dls.logistics.locks import FileLocks
 from dls.logistics.need import Needs
 from dls.logistics.registry import open_store
 from dls.logistics.site import Sites
@@ -59,17 +61,22 @@ class Clock:
         self.now_ns += int(seconds * 1e9)
 
 
+class _Unsynced(Sqlite):
+    """State that need not survive a power cut."""
+
+    def connect(self) -> Any:
+        connection = super().connect()
+        connection.execute("PRAGMA synchronous=OFF")
+        return connection
+
+
 class _Database(Database):
-    """State with the world's clock; it need not survive a power cut."""
+    """State with the world's clock."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         super().__init__(path)
+        self._kind = _Unsynced(path)
         self._clock = clock
-
-    def _connect(self) -> Any:
-        connection = super()._connect()
-        connection.execute("PRAGMA synchronous=OFF")
-        return connection
 
     def now_ns(self) -> int:
         return self._clock()
@@ -90,7 +97,7 @@ class World:
         self.database = _Database(folder / "state.sqlite", self.clock)
         self.catalogue = SqlCatalogue(self.database)
         self.sites, self.buffers = Sites(self.database), Buffers(self.database)
-        self.runs = Runs(self.database, folder / "locks")
+        self.runs = Runs(self.database, FileLocks(folder / "locks"))
         self.sites.add_site("scratch", str(folder / "scratch"), capacity_bytes=10**9, capacity_inodes=10**6)
         self.sites.add_site("archive", str(folder / "archive"))
         self.sites.add_site("mem", f"memory://{self.place}/site")
@@ -104,7 +111,7 @@ class World:
             watch("catalogue", self.catalogue),
             watch("sites", self.sites),
             watch("buffers", self.buffers),
-            self.trip.needs(Needs(self.database, self.folder / "locks")),
+            self.trip.needs(Needs(self.database, FileLocks(self.folder / "locks"))),
             watch("receipts", SqlReceipts(self.database)),
             lambda address: self.trip.store(self.store(address)),
             local("ada@here"),
@@ -214,7 +221,7 @@ class World:
             out[self.plain(dataset.key)] = (dataset.state.value, rows)
         held = (self._held(b) for b in self.buffers.list())
         out["buffers"] = sorted(held)
-        out["open needs"] = len(Needs(self.database, self.folder / "locks").list())
+        out["open needs"] = len(Needs(self.database, FileLocks(self.folder / "locks")).list())
         if lineage:
             out["lineage"] = sorted(seen.values())
         return out
