@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,9 @@ import pytest
 from components.command import Command
 from dls.cli import doctor
 from dls.cli.doctor import Check, State
+from dls.cli.settings import load
+from dls.cli.wiring import connect
+from dls.logistics.store import Store
 
 MOUNTS = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -62,6 +67,30 @@ def test_a_site_that_never_answers_is_broken_after_the_time_limit(dls: Command) 
         ran = dls.alone("doctor", "--json")
     found = {e["name"]: e for e in ran.events if e["event"] == "check"}
     assert (ran.status, found["site silent"]["status"]) == (1, "broken")
+
+
+@pytest.mark.spec("LOOK-8")
+def test_a_store_that_hangs_or_raises_what_it_likes_is_a_finding(dls_home: Path) -> None:
+    over = threading.Event()
+
+    def hangs(address: str) -> Store:
+        over.wait(60)
+        raise OSError(address)
+
+    def raises(address: str) -> Store:
+        raise RuntimeError(address)
+
+    here = connect(load(dls_home))
+    try:
+        storage = here.context.sites.get("local")
+        for open_store, said in ((hangs, "does not answer within"), (raises, "RuntimeError")):
+            ill = replace(here, context=replace(here.context, open_store=open_store))
+            found = doctor.site(ill, storage, 0.1)
+            assert (found.state, said in found.what) == (State.BROKEN, True)
+            assert found.remedy
+    finally:
+        over.set()
+        here.close()
 
 
 @pytest.mark.spec("LOOK-9")

@@ -47,6 +47,9 @@ def test_the_own_past_goes_before_that_of_links_like_it(sites: Sites) -> None:
     like = rates.estimate(sites, "disk/default", "scratch/default", 10**9, 100)
     assert like.rests_on == "links like it, file to file"
     assert like.seconds == pytest.approx(3.0, rel=0.02)
+    alone = rates.estimate(sites, FILE, "disk/default", 10**9, 100)
+    assert (like.seconds, like.low) == (alone.seconds, alone.low / 2)
+    assert like.high == alone.high * 2
     taught(sites, "disk/default", "scratch/default", byte_s=4e-9)
     own = rates.estimate(sites, "disk/default", "scratch/default", 10**9, 100)
     assert own.rests_on == "this link's past"
