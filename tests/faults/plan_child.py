@@ -52,10 +52,10 @@ def main(folder: str, what: str, number: str, when: str) -> None:
     plain = Database.transaction
 
     @contextmanager
-    def counted(self: Database) -> Iterator[Tx]:
+    def counted(self: Database, **how: bool) -> Iterator[Tx]:
         COMMITS[0] += 1
         mine = COMMITS[0]
-        with plain(self) as tx:
+        with plain(self, **how) as tx:
             yield tx
             if mine == int(number) and when == "before":
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -154,7 +154,7 @@ def test_a_broken_holder_knows_and_is_fenced(pg_state: tuple[str, str]) -> None:
         slow.wait()
         assert not slow.lost
         needs = Needs(database, other)
-        assert needs.break_(slow.id)
+        assert other.break_(f"need-{slow.id}")
         assert slow.lost
         with needs.claim(b"content", "scratch/default", "run2") as quick:
             assert (quick.is_held, quick.epoch) == (True, 2)

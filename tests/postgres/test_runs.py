@@ -10,8 +10,9 @@ from dls.logistics.actor import local
 from dls.logistics.database import Database
 from dls.logistics.errors import Conflict
 from dls.logistics.locks_postgres import PostgresLocks
+from dls.madpp.execution import RunState
 from dls.madpp.plan import Plan
-from dls.madpp.runs import Runs, RunState
+from dls.madpp.runs import Runs
 
 RUN = """
 import sys
@@ -20,8 +21,8 @@ from dls.logistics.database import Database
 from dls.logistics.locks_postgres import PostgresLocks
 from dls.madpp.plan import Plan
 from dls.madpp.runs import Runs
-with Runs(Database(*sys.argv[1:]), PostgresLocks(*sys.argv[1:])).begun(Plan((), "p"), local("me")) as id:
-    print(id, flush=True)
+with Runs(Database(*sys.argv[1:]), PostgresLocks(*sys.argv[1:])).begun(Plan((), "p"), local("me")) as hold:
+    print(hold.run, flush=True)
     sys.stdin.readline()
 """
 
@@ -39,10 +40,12 @@ def test_runs_are_alive_while_their_process_is(pg_state: tuple[str, str]) -> Non
             child.kill()
         locks.hold(f"run-{dead}", 30).release()
         assert runs.get(dead).state is RunState.BROKEN_OFF
-        with runs.begun(Plan((), "p"), local("me")) as id:
+        with runs.begun(Plan((), "p"), local("me")) as hold:
+            id = hold.run
             assert runs.get(id).state is RunState.RUNNING
-            runs.end(id, {"a": {"n": 1}}, {}, local("me"))
+            runs.turn(hold, None, "a")
+            runs.end(hold, local("me"), None, ("a", {"n": 1}))
             with pytest.raises(Conflict):
-                runs.end(id, {}, {"code": "late"}, local("me"))
+                runs.end(hold, local("me"), {"code": "late"})
         assert runs.get(id).results == {"a": {"n": 1}}
         assert [run.state for run in runs.list()] == [RunState.DONE, RunState.BROKEN_OFF]
