@@ -165,6 +165,7 @@ def test_workers_try_again_what_may_pass(world: World) -> None:
     retries = Retries()
     assert [retries.again(away, n) for n in (1, 2, 3, 7, 8)] == [1, 2, 4, 60, None]
     assert retries.again(Corrupt("bytes"), 1) is None
+    assert retries.again(Unavailable("exit 3", code="command-failed"), 1) is None
     DOES["two"] = [away]
     with pytest.raises(Unavailable):  # in place, the error is the user's at once
         Durable(world.runs).submit(beside("two"), world.context)

@@ -234,7 +234,9 @@ class Retries:
 
     def again(self, error: DlsError, failures: int) -> float | None:
         """1, 2, 4 … seconds."""
-        return min(_LONGEST_S, 2.0 ** (failures - 1)) if error.retryable and failures < TRIES else None
+        if not error.retryable or error.code == "command-failed" or failures >= TRIES:
+            return None  # a command that fails does so for reasons of its own
+        return min(_LONGEST_S, 2.0 ** (failures - 1))
 
     def rest(self, wake_ns: int) -> bool:
         """Never."""
