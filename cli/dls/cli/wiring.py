@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dls.catalogue.sql import SqlCatalogue
@@ -73,6 +74,10 @@ class Dls:
         with self._seen(how) as context:
             return self.engine.resume(id, context)
 
+    def slots(self) -> Slots:
+        """The workers of this installation, to look at."""
+        return Slots(self.database, self.locks)
+
     def worker(self, tell: Callable[[str, Mapping[str, Any]], None], *, lease_s: float, grace_s: float) -> Worker:
         """A worker of this process.  It writes by this installation's database, and keeps its lease by another one."""
         beside, locks = _state(self.settings)
@@ -85,13 +90,17 @@ class Dls:
 
     @contextmanager
     def _opened(self, context: Context) -> Iterator[Context]:
-        with self._stores() as open_store:
-            yield replace(context, open_store=open_store)
+        with self._stores() as open_store, live.shown(self._figures, context.progress, context.tell) as tell:
+            yield replace(context, open_store=open_store, tell=tell)
 
     def apply(self, plan: Plan, **how: Any) -> Run:
         """Prove a plan and carry it out; the run as it ended.  Applied again it moves nothing that is proven."""
         with self._seen(how) as context:
             return self.engine.submit(plan, context)
+
+    @property
+    def _figures(self) -> Path:
+        return self.settings.home / "locks"
 
     @contextmanager
     def _seen(self, how: dict[str, Any]) -> Iterator[Context]:
@@ -99,7 +108,7 @@ class Dls:
         progress = how.pop("progress", None) or Progress()
         with (
             self._stores() as open_store,
-            live.shown(self.settings.home / "locks", progress, how.pop("tell", None)) as tell,
+            live.shown(self._figures, progress, how.pop("tell", None)) as tell,
         ):
             yield self._watched(open_store=open_store, progress=progress, tell=tell, **how)
 

@@ -116,6 +116,7 @@ class Carried:
     def _answer(self, step: Step) -> Facts:
         """What a step answers, or why it has nothing to do; what earlier steps promised is there now, or is missed."""
         here = replace(self.context, run=self.hold.run, step=step.name)
+        here.say("step", {"step": step.name})
         why = needless(self.plan, step, here)
         if why:
             return {"skipped": why}

@@ -153,9 +153,9 @@ class Worker:
             options = replace(self.context.options, fence=fence)
             actor = replace(self.context.actor, name=run.actor, on_behalf_of=run.on_behalf_of)
             here = replace(self.context, run=run.id, actor=actor, cwd=run.cwd, options=options, progress=Progress())
-            self.tell("run", {"run": run.id, "plan": run.plan["name"], "epoch": hold.epoch})
             try:
                 with self.opened(here) as context:
+                    context.say("run", {"run": run.id, "plan": run.plan["name"], "epoch": hold.epoch})
                     done = Carried(self.runs, hold, plan_from(run.plan), context, Retries()).go()
                 state = "done" if done else "waiting"
             except Exception as exc:  # noqa: BLE001 - a bug in one run must not end the others
