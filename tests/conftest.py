@@ -5,6 +5,7 @@ A run fails when something that it started is still there at its end: a process,
 
 import os
 import random
+import signal
 import tempfile
 import time
 import uuid
@@ -27,6 +28,11 @@ GRACE = 3.0  # seconds that a stopped server gets to be gone
 # Where these are set, pytest shows differences whole: for a body of 32 MB, line by line, that takes hours.
 for name in ("CI", "BUILD_NUMBER"):
     os.environ.pop(name, None)
+
+# Whoever runs us in the background, or through nohup, lets us and our children ignore these: tests of Ctrl-C need them.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 # The suites that we ship are tests too: a failing assert there shows its values.
 pytest.register_assert_rewrite(*(f"dls.{part}.testing" for part in ("logistics", "catalogue", "fuse", "madpp")))
