@@ -123,6 +123,41 @@ def test_killed_at_random_moments(
     print(f"{kills} kills, {proxy.counts().bodies} bodies of {files} files")
 
 
+@pytest.mark.spec("RUN-7", "RUN-11")
+def test_one_large_file_killed_at_random_moments(
+    world: tuple[Installation, Proxy, Path], rng: random.Random, faults_full: bool
+) -> None:
+    home, proxy, bucket = world
+    size, most = (2 << 30, 100) if faults_full else (160 << 20, 4)
+    (bucket / "large").mkdir()
+    with (bucket / "large/file").open("wb") as file:
+        for _ in range(size >> 20):
+            file.write(rng.randbytes(1 << 20))
+    home("catalogue", "add", "x:large", "s3://bucket/large")
+    proxy.reset()
+    proxy.rate = 60e6
+    run, kills = str(home("stage-in", "x:large", "--to", "scratch", "--detach")["run"]), 0
+    while not ended(home, run):
+        worker = home.worker()
+        if kills < most:
+            time.sleep(rng.uniform(0.3, 1.0))
+            worker.kill()
+            kills += 1
+            worker.wait()
+        else:
+            wait_for(lambda: ended(home, run), 300)
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(30) == 0
+    once(home, run)
+    with home.open() as dls:
+        answer = dls.runs.get(run).results["stage-in"]
+    assert same_tree(bucket / "large", Path(answer["path"]), modes=False, mtimes=False) == []
+    parts, streams = -(-size // (16 << 20)), 4
+    assert kills == most
+    assert proxy.counts().bodies <= parts + kills * streams
+    print(f"{kills} kills, {proxy.counts().bodies} bodies of {parts} parts")
+
+
 @pytest.mark.spec("RUN-12")
 def test_told_to_end_it_gives_its_run_back(world: tuple[Installation, Proxy, Path]) -> None:
     home, proxy, bucket = world
