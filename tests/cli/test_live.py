@@ -100,7 +100,7 @@ def test_another_process_sees_how_far_a_run_is(dls: Command, held: subprocess.Po
     row = until(look)
     assert (row["state"], row["progress"]["pid"], row["progress"]["phase"]) == ("running", held.pid, "running")
     one = dls("status", row["run"], ok=True).out
-    assert "  now: running, 0 files" in one
+    assert "  now: compute: running, 0 files" in one
     assert "PROGRESS" in dls("status", ok=True).out.splitlines()[0]
     opened(tmp_path)
     assert held.wait(60) == 0
