@@ -118,12 +118,10 @@ class Runs:
 
     def claim(self, slot: str) -> Hold | None:
         """The right to carry the run that has waited longest of those that may go on, for a worker's slot."""
+        if self._database.one(_READY, (self._database.now_ns(),)) is None:  # idle workers write nothing
+            return None
         with self._database.transaction() as tx:
-            row = tx.one(
-                "SELECT id, epoch FROM runs WHERE state IN ('queued', 'waiting') AND detached = 1 AND wake_ns <= ?"
-                " ORDER BY wake_ns, id LIMIT 1",
-                (tx.now_ns,),
-            )
+            row = tx.one(_READY, (tx.now_ns,))
             if row is None:
                 return None
             tx.run("UPDATE runs SET state = 'running', slot = ?, epoch = epoch + 1 WHERE id = ?", (slot, row[0]))
@@ -348,6 +346,10 @@ def _not_so(id: str, how: str) -> Conflict:
     )
 
 
+_READY = (
+    "SELECT id, epoch FROM runs WHERE state IN ('queued', 'waiting') AND detached = 1 AND wake_ns <= ?"
+    " ORDER BY wake_ns, id LIMIT 1"
+)
 _SELECT = (
     "SELECT id, plan, actor, behalf, project, state, started_ns, ended_ns, results, error, detached, slot, epoch,"
     " wake_ns, waits, cancel, cwd FROM runs"

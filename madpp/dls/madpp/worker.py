@@ -29,6 +29,7 @@ POLL_S: Final = 0.05
 TRIES: Final = 8
 """How often a step that fails in a way that may pass is tried; 1, 2, 4 … 60 s apart, about three minutes in all."""
 _LONGEST_S: Final = 60.0
+PRUNE_S: Final = 3600.0
 KEEP_STEPS_NS: Final = 30 * 86_400 * 10**9
 
 Tell = Callable[[str, Mapping[str, Any]], None]
@@ -92,6 +93,7 @@ class Worker:
     _hold: Hold | None = field(default=None, init=False)
     _over: threading.Event = field(default_factory=threading.Event, init=False)
     _renewed: float = field(default=0.0, init=False)
+    _pruned: float = field(default=-PRUNE_S, init=False)
 
     def drain(self) -> None:
         """Take nothing new; end when what is under way has ended, or after the grace (called by a signal)."""
@@ -138,7 +140,9 @@ class Worker:
     def _bury(self) -> None:
         for id in self.slots.bury(self.own, self.slot.name, self.freed):
             self.tell("handed-over", {"run": id, "text": f"run {id} was left by a worker that is gone; queued again"})
-        self.own.prune(self.context.now() - KEEP_STEPS_NS)
+        if clock() >= self._pruned + PRUNE_S:
+            self._pruned = clock()
+            self.own.prune(self.context.now() - KEEP_STEPS_NS)
 
     # -------------------------------------------------------------------------------------------- one run
 
