@@ -305,7 +305,7 @@ def test_json_is_one_object_a_line_and_the_result_is_last(staged: Command) -> No
     assert kinds[0] == "run"
     assert kinds[-1] == "result"
     assert kinds.count("result") == 1
-    assert set(kinds) <= {"run", "route", "progress", "result"}
+    assert set(kinds) <= {"run", "step", "route", "progress", "result"}
 
 
 def test_an_option_of_the_users_command_is_not_ours(staged: Command) -> None:

@@ -25,7 +25,7 @@ COMMANDS: Final = {
     "verify": ("dls.cli.commands.verify:verify", "Check copies of a dataset against what was recorded."),
     "probe": ("dls.cli.commands.probe:probe", "What lies at a place, and which sites would take it."),
     "status": ("dls.cli.commands.status:status", "What ran, runs, or was broken off."),
-    "explain": ("dls.cli.commands.explain:why", "Why a run, a step or a file is not done yet."),
+    "explain": ("dls.cli.commands.explain:explain", "Why a run, a step or a file is not done yet."),
     "cancel": ("dls.cli.commands.cancel:cancel", "End a run."),
     "resume": ("dls.cli.commands.resume:resume", "Carry on a run that broke off, failed or was cancelled."),
     "worker": ("dls.cli.commands.worker:worker", "Carry the runs that others left (--detach)."),

@@ -15,13 +15,14 @@ from dls.logistics import names
 from dls.logistics.duration import show_duration
 from dls.logistics.lease import iso
 from dls.madpp.execution import RunState
-from dls.madpp.explain import around, explain, explain_file
+from dls.madpp.explain import around, explain_file
+from dls.madpp.explain import explain as reasons_of
 
 
 @verb("explain")
 @click.argument("run")
 @click.argument("file", required=False)
-def why(front: Front, run: str, file: str | None) -> None:
+def explain(front: Front, run: str, file: str | None) -> None:
     """Say of RUN and its steps (or of one FILE) what they wait for, since when, until when, and what would help."""
     dls = front.dls
     found = dls.runs.get(run)
@@ -31,7 +32,7 @@ def why(front: Front, run: str, file: str | None) -> None:
         waiting = dls.runs.list(1000, [RunState.QUEUED])
         folder = front.settings.home / "locks"
         seen = around(front.context, waiting, found, dls.slots().list(), lambda id: live.read(folder, id))
-        reasons = explain(found, seen)
+        reasons = reasons_of(found, seen)
     now = front.context.now()
     rows = [{"now_ns": now, **one.to_json()} for one in reasons]
     count = front.out.rows("reason", _COLUMNS, rows)
