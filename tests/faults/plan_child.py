@@ -21,6 +21,7 @@ from dls.madpp.actions.stage_out import StageOut
 from dls.madpp.actions.verify import Verify
 from dls.madpp.actions.withdraw import Withdraw
 from dls.madpp.engine import Durable
+from dls.madpp.execution import RunState
 from dls.madpp.plan import Plan, Step
 from dls.madpp.testing.world import World
 
@@ -71,7 +72,9 @@ def main(folder: str, what: str, number: str, when: str) -> None:
     else:
         runs = world.runs.list(5)
         assert len(runs) < 2
-        if runs:
+        if runs and runs[0].state is RunState.DONE:
+            pass  # killed after the last commit
+        elif runs:
             Durable(world.runs).resume(runs[0].id, world.context)
         else:
             Durable(world.runs).submit(ten(folder), world.context)
