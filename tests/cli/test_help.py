@@ -19,7 +19,21 @@ from dls.cli.command import Verb, Verbs
 from dls.cli.main import COMMANDS, cli
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "help"
-SLOW = ("asyncio", "blake3", "boto3", "botocore", "http.client", "obstore", "sqlite3", "ssl", "tomllib", "subprocess")
+SLOW = (
+    "asyncio",
+    "blake3",
+    "boto3",
+    "botocore",
+    "http.client",
+    "obstore",
+    "sqlite3",
+    "ssl",
+    "tomllib",
+    "subprocess",
+    "yaml",
+    "psycopg",
+    "socket",
+)
 
 
 def every(context: click.Context | None = None) -> Iterator[tuple[str, click.Context]]:
