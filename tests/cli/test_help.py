@@ -32,7 +32,6 @@ SLOW = (
     "subprocess",
     "yaml",
     "psycopg",
-    "socket",
 )
 
 
