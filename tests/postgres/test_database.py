@@ -302,6 +302,8 @@ def test_a_server_that_comes_back(
     away(mortal)
     assert keys(shaky) == [1], "a read finds it again, and what was committed"
     away(mortal)
+    assert shaky.now_ns() > 0, "the clock too, also where nothing else was asked before"
+    away(mortal)
     put(shaky, 2)
     assert keys(shaky) == [1, 2]
 

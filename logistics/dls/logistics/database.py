@@ -255,8 +255,7 @@ class Database:
 
     def now_ns(self) -> int:
         """The database's clock, nanoseconds since the epoch: of this machine for SQLite, of the server elsewhere."""
-        with self._kind.errors():
-            return self._kind.now_ns(self._connection)
+        return self._steadily(lambda connection: self._kind.now_ns(lambda: connection))
 
     def close(self) -> None:
         """Close every connection; idempotent."""
