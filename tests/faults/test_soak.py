@@ -31,8 +31,9 @@ from faults.installation import Installation
 pytestmark = [pytest.mark.fault, pytest.mark.service, pytest.mark.timeout(3600)]
 LEASE_S = 2.0
 DATASETS = 6
-ENDS = (0, 128 + signal.SIGTERM, -signal.SIGTERM)
-"""How a worker ends that is told to: drained; or at once, where it has only just begun (anew)."""
+ENDS = (0, 128 + signal.SIGTERM, -signal.SIGTERM, 8)
+"""How a worker ends that is told to: drained; or at once, where it has only just begun (anew).  8: it found no server
+when it began, and said so."""
 
 
 @pytest.fixture
@@ -109,6 +110,13 @@ class Chaos:
             self.done["server restarted"] += 1
             self.server.restart()
 
+    def mend(self) -> None:
+        """As whoever looks after workers does: start those again that ended."""
+        for number, worker in enumerate(self.workers):
+            if worker.poll() is not None:
+                assert worker.returncode in ENDS
+                self.workers[number] = self._start()
+
     def end(self) -> None:
         """All of them end as they should."""
         for worker in self.workers:
@@ -142,7 +150,9 @@ def test_three_workers_under_fire(
                 _cancel(dls, rng.choice(asked))
             time.sleep(rng.uniform(0.2, 1.0))
             chaos.once()
+            chaos.mend()
         server.restart()
+        chaos.mend()
         for action in todo:
             asked.append(insist(lambda action=action: dls.enqueue(single(action)).id))
         assert len(asked) == count
