@@ -124,6 +124,24 @@ def test_logs_rotate_by_segment_and_free_uploads(tmp_path: Path) -> None:
     assert not later.published
 
 
+def test_a_log_that_is_shut_or_settled_holds_no_file_open(tmp_path: Path) -> None:
+    def held() -> int:
+        mine = Path("/proc/self/fd")
+        return sum(str(tmp_path) in os.readlink(fd) for fd in mine.iterdir() if os.path.lexists(fd))
+
+    logs, (one, two, three) = Logs(tmp_path, "place"), (bytes((n,)) * 32 for n in (1, 2, 3))
+    for digest in (one, two, three):
+        logs.of(digest).add_placed(0, D, S, b"")
+    assert held() == 3
+    logs.shut(one)
+    assert held() == 2
+    logs.shut(one)
+    logs.settled(two, lambda opened: None)
+    assert held() == 1
+    logs.close()
+    assert held() == 0
+
+
 def test_logs_in_memory_last_until_they_are_settled() -> None:
     freed: list[str] = []
     logs = Logs(None, "place")

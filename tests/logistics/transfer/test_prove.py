@@ -88,6 +88,15 @@ def test_every_difference_is_found_and_loses_its_evidence(source: PosixStore, wa
 
 
 @spec("TRANSFER-28")
+def test_a_deep_proof_trusts_no_receipt(source: PosixStore, wanted: Wanted) -> None:
+    receipts = MemoryReceipts()
+    for depth, expected in ((Depth.RECEIPTS, (33, 0)), (Depth.RECEIPTS, (0, 33)), (Depth.DEEP, (33, 0))):
+        proof = prove(source, wanted, receipts, depth=depth)
+        assert proof.good
+        assert (proof.read, proof.trusted) == expected
+
+
+@spec("TRANSFER-28")
 def test_what_cannot_be_read_is_neither_good_nor_bad(source: PosixStore, wanted: Wanted) -> None:
     class Shut(Around):
         def step(self, verb: str, key: bytes = b"") -> bool:

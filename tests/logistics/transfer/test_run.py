@@ -20,7 +20,7 @@ from dls.logistics.names import Names
 from dls.logistics.store import Can, Store
 from dls.logistics.stores.memory import MemoryStore
 from dls.logistics.stores.posix import PosixStore
-from dls.logistics.testing.faults import Around, Recording
+from dls.logistics.testing.faults import Around, Faulty, Recording
 from dls.logistics.testing.spec import spec
 from dls.logistics.transfer import evidence
 from dls.logistics.transfer.listing import Wanted, known, listed
@@ -50,6 +50,13 @@ class Doing(Around):
     def step(self, verb: str, key: bytes = b"") -> bool:
         self.act(verb, key)
         return False
+
+
+class NoTimes(Around):
+    """A store that lists no times, as S3."""
+
+    def _listed(self, found: Any) -> Any:
+        return (e._replace(mtime_ns=-(2**63)) for e in super()._listed(found))
 
 
 class Remote(Around):
@@ -344,11 +351,6 @@ def test_each_receipt_comes_after_its_sync_and_the_name_after_all(source: PosixS
 @spec("TRANSFER-9", "TRANSFER-23")
 def test_nothing_of_an_older_object_vouches_for_a_newer_one(memory: Callable[[], MemoryStore], tmp_path: Path) -> None:
     """Same size, no times (S3): parts of the old object lie in staging and in the log, and must not be mixed in."""
-
-    class NoTimes(Around):
-        def _listed(self, found: Any) -> Any:
-            return (e._replace(mtime_ns=-(2**63)) for e in super()._listed(found))
-
     source, target, receipts = memory(), PosixStore(tmp_path / "site"), MemoryReceipts()
     for key, size in ((b"big", 300_000), (b"middle", 100_000), (b"small", 10)):
         source.write(key, [b"o" * size])
@@ -358,12 +360,57 @@ def test_nothing_of_an_older_object_vouches_for_a_newer_one(memory: Callable[[],
     two = Doing(NoTimes(source), failing("read", Unavailable("cut", code="service-down"), b"big"))
     with pytest.raises(Unavailable):
         run_copies(two, target, b"out", listed(NoTimes(source)), receipts, logs=tmp_path, options=Options(streams=1))
+    # Killed after three parts, and the source changes a second time.
+    source.write(b"big", [b"m" * 300_000])
+    turn = iter(range(3))
+
+    def fourth(verb: str, key: bytes) -> None:
+        if verb == "read" and key == b"big" and next(turn, None) is None:
+            raise Unavailable("cut", code="service-down")
+
+    three = Doing(NoTimes(source), fourth)
+    with pytest.raises(Unavailable):
+        run_copies(three, target, b"out", listed(NoTimes(source)), receipts, logs=tmp_path, options=Options(streams=1))
     for key, size in ((b"big", 300_000), (b"middle", 100_000), (b"small", 10)):
         source.write(key, [b"n" * size])
     outcome = run_copies(NoTimes(source), target, b"out", listed(NoTimes(source)), receipts, logs=tmp_path)
     assert outcome.complete
     for key, size in ((b"big", 300_000), (b"middle", 100_000), (b"small", 10)):
         assert b"".join(target.read(b"out/" + key)) == b"n" * size
+
+
+@spec("TRANSFER-9", "TRANSFER-24")
+def test_an_upload_that_was_begun_anew_is_of_the_source_that_it_was_read_from(
+    memory: Callable[[], MemoryStore], tmp_path: Path
+) -> None:
+    """Cut, unknown to the target, begun anew, finished with its answer lost; then the source is another."""
+    source, inner, receipts = memory(), memory(), MemoryReceipts()
+    source.write(b"big", [b"o" * 300_000])
+
+    def run(target: Store) -> Outcome:
+        wanted, options = listed(NoTimes(source)), Options(retries=0)
+        return run_copies(NoTimes(source), target, b"out", wanted, receipts, logs=tmp_path, options=options)
+
+    with pytest.raises(Unavailable):
+        run(Doing(Remote(inner), failing("upload.write", Unavailable("cut", code="service-down"), b"big")))
+    assert len(inner._place.uploads) == 1
+    inner._place.uploads.clear()
+    assert not run(Faulty(Remote(inner), 1, "lost", ["upload.finish"])).complete
+    assert b"".join(inner.read(b"out/big")) == b"o" * 300_000
+    source.write(b"big", [b"n" * 300_000])
+    with pytest.raises(Exists):
+        run(Remote(inner))
+
+
+@spec("TRANSFER-22")
+def test_nothing_is_synced_where_only_the_process_may_end(source: PosixStore, target: PosixStore) -> None:
+    (target.below(b"there")).write(b"mine", [b"m"])
+    for root in (b"out", b"there"):
+        log: Log = []
+        assert run_copies(
+            source, Recording(target, log), root, listed(source), MemoryReceipts(), options=PROCESS
+        ).complete
+        assert ("sync", b"") not in log
 
 
 @spec("TRANSFER-25", "TRANSFER-17")
@@ -403,8 +450,6 @@ def test_further_names_are_hashed_as_their_first(tmp_path: Path, target: PosixSt
 def test_what_may_pass_is_tried_again_and_counted_once(
     source: PosixStore, memory: Callable[[], MemoryStore], verb: str, form: str
 ) -> None:
-    from dls.logistics.testing.faults import Faulty
-
     progress, target = Progress(), memory()
     side = Faulty(source if verb in ("fetch.item", "read") else target, 2, "error", [verb])
     one, other = (side, target) if verb in ("fetch.item", "read") else (source, side)
