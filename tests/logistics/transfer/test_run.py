@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -643,3 +643,73 @@ def test_a_remote_target_is_not_read_back_for_what_the_log_vouches(
     fetched = sum(verb == "fetch.item" for verb, _ in asked)
     assert fetched == 0
     assert sum(verb == "fetch.item" for verb, _ in reads) == 1
+
+
+# ------------------------------------------------------------------------------------- links, folders, further names
+
+
+class Making(Around):
+    """Writes down what is to be made, and loses some of it."""
+
+    def __init__(self, inner: Store, made: list[bytes], lost: frozenset[bytes] = frozenset()) -> None:
+        super().__init__(inner)
+        self.made, self.lost = made, lost
+
+    def part_of(self, inner: Store) -> Making:
+        return Making(inner, self.made, self.lost)
+
+    def make(self, entries: Sequence[Entry]) -> None:
+        self.made += [entry.path for entry in entries]
+        super().make([entry for entry in entries if entry.path not in self.lost])
+
+
+@pytest.fixture
+def linked(source: PosixStore) -> PosixStore:
+    """The source with two links, a further name and a folder."""
+    links = [Entry(b"d1/link", LINK, target=b"f01"), Entry(b"z-link", LINK, target=b"big")]
+    source.make([*links, Entry(b"zz", FILE, target=b"big"), Entry(b"folder", FOLDER, mode=0o755)])
+    return source
+
+
+@spec("TRANSFER-17", "TRANSFER-26")
+def test_what_was_made_is_made_and_counted_once(tmp_path: Path, linked: PosixStore, target: PosixStore) -> None:
+    wanted, receipts = hashed(linked), MemoryReceipts()
+    for copied, expected in ((32, [b"d1/link", b"folder", b"z-link", b"zz"]), (1, [b"zz"]), (0, [])):
+        progress, made = Progress(), list[bytes]()
+        outcome = run_copies(linked, Making(target, made), b"out", wanted, receipts, options=PROCESS, progress=progress)
+        assert (outcome.complete, outcome.copied) == (True, copied)
+        assert sorted(made) == expected, "a further name may be one of a file that was replaced: it is made again"
+        assert (progress.files, progress.files_total) == (33, 33)
+        (tmp_path / "site/out/d1/f01").unlink() if copied == 32 else None
+    assert same_tree(tmp_path / "from", tmp_path / "site/out") == []
+
+
+@spec("TRANSFER-2")
+def test_what_was_to_be_made_and_is_not_there_is_not_recorded(
+    tmp_path: Path, linked: PosixStore, target: PosixStore
+) -> None:
+    wanted, receipts = hashed(linked), MemoryReceipts()
+    lost = frozenset([b"d1/link", b"zz", b"folder"])
+    run_copies(linked, Making(target, [], lost), b"out", wanted, receipts, options=PROCESS)
+    assert not (tmp_path / "site/out/zz").exists()
+    assert run_copies(linked, target, b"out", wanted, receipts, options=PROCESS).complete
+    assert same_tree(tmp_path / "from", tmp_path / "site/out") == []
+
+
+@spec("TRANSFER-21")
+@pytest.mark.parametrize("calls", [0, 1])
+def test_nothing_is_made_where_the_right_to_go_on_is_lost(tmp_path: Path, target: PosixStore, calls: int) -> None:
+    """Before links, and again before folders, which are made last."""
+    source, progress, log = PosixStore(tmp_path / "from"), Progress(), list[tuple[str, bytes]]()
+    source.make([Entry(b"folder", FOLDER, mode=0o755)])
+
+    def fence() -> None:
+        if progress.phase == "linking" and log.count(("make", b"")) == calls:
+            raise Conflict("the work is another's", code="lost")
+
+    with pytest.raises(Conflict):
+        run_copies(
+            source, Recording(target, log), b"out", listed(source), MemoryReceipts(), progress=progress,
+            options=Options(durability="process", fence=fence),
+        )  # fmt: skip
+    assert log.count(("make", b"")) == calls
