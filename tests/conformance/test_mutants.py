@@ -18,6 +18,18 @@ TESTS = {
 }
 """Module → arguments of pytest; add a line for each module whose tests shall be tried."""
 
+TRANSFER = [
+    # The fast ones first: a mutant ends at the first test that tells it.
+    *("tests/logistics/transfer", "tests/logistics/test_inodes.py", "tests/conformance/test_transfers.py"),
+    *("-m", "not service and not slow", "-k", "not hang and not S3 and not MemoryToMemory"),
+]
+TRANSFERS = [
+    f"dls.logistics.transfer.{path.stem}"
+    for path in sorted((ROOT / "logistics/dls/logistics/transfer").glob("*.py"))
+    if path.stem != "__init__"
+]
+"""One group: they are tried by the same tests, and count together."""
+
 SPEED = "only how fast it is"
 AGAIN = "a folder that is missing is made when the file cannot be"
 NUMBER = "file descriptors 0 and 1 are never among those opened here"
@@ -89,6 +101,31 @@ def test_mistakes_are_told(module: str, rng: random.Random, faults_full: bool) -
     assert report.rate >= 0.9, str(report)
 
 
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.timeout(6 * 3600)
+def test_mistakes_in_transfers_are_told(rng: random.Random, faults_full: bool) -> None:
+    seed = rng.randrange(2**32) if faults_full else 7
+    reports: list[mutants.Report] = []
+    for module in TRANSFERS:
+        reports.append(
+            mutants.run(
+                module,
+                TRANSFER,
+                count=20 if faults_full else 3,
+                seed=seed,
+                cwd=ROOT,
+                equivalent=EQUIVALENT.get(module, {}),
+                seconds=300,  # a slow machine must not look like a hang
+                tell=print,
+                clean=not reports,  # the same tests for all
+            )
+        )
+    told = "\n".join([f"seed {seed}", *map(str, reports)])
+    print(told)
+    assert mutants.rate(reports) >= 0.9, told
+
+
 # ------------------------------------------------------------------------------------------ the tool itself
 
 SOURCE = """
@@ -150,7 +187,17 @@ def test_the_rate_is_that_of_the_tests(tmp_path: Path) -> None:
     assert 0.3 < report.rate < 1
     assert len(report.killed) + len(report.survived) == 8
     assert "of 8 mutants killed" in str(report)
+    assert "timed out" not in str(report)
     assert mutants.run("dls.logistics.ids", [str(bad)], **tried).rate == 0
+    # Tests that do not end with a mistake in the code: no kill.
+    bad.write_text(
+        "from dls.logistics import ids\ndef test_slow():\n    while 'shadow' in ids.__file__:\n        pass\n"
+    )
+    late = mutants.run("dls.logistics.ids", [str(bad)], count=2, seed=1, cwd=tmp_path, seconds=5, clean=False)
+    assert (len(late.timed_out), late.tried, late.rate) == (2, 2, 0)
+    assert "0 of 2 mutants killed, 2 timed out" in str(late)
+    assert mutants.rate([report, late]) == len(report.killed) / 10
+    assert mutants.rate([]) == 0
     bad.write_text("def test_red():\n    assert 0\n")
     with pytest.raises(RuntimeError, match="fail without a mistake"):
         mutants.run("dls.logistics.ids", [str(bad)], **tried)
