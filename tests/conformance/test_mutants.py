@@ -35,6 +35,10 @@ AGAIN = "a folder that is missing is made when the file cannot be"
 NUMBER = "file descriptors 0 and 1 are never among those opened here"
 TIMES = "times of folders are not promised"
 EMPTY = "an empty read ends it"
+PLAIN = "nobody assigns to its fields; slots save memory"
+VALUE_SLOTS = "@dataclass(slots=True) → False for True"
+VALUE_FROZEN = "@dataclass(frozen=True, slots=True) → False for True"
+NO_BLOCKS = "a hasher told of 0 bytes or of 1 keeps no blocks"
 EQUIVALENT = {
     "dls.logistics.stores.posix": {
         "CHUNK = 1 << 20 → 2 for 1": SPEED,
@@ -80,6 +84,33 @@ EQUIVALENT = {
         'return path[:cut] + names.HIDDEN + b"part-" + digests.of(path[cut:]).hex()[:32].encode()'
         " → 33 for 32": "a longer name",
     },
+    "dls.logistics.transfer.bringing": {
+        "whole, blocks = digests.Hasher(0), list[bytes]() → 1 for 0": NO_BLOCKS,
+        "if by_blocks or size > digests.BIG: → always": SPEED + ": blocks of a smaller file are not returned",
+        "if by_blocks or size > digests.BIG: → GtE for Gt": SPEED + ": blocks of a smaller file are not returned",
+    },
+    "dls.logistics.transfer.listing": {
+        VALUE_FROZEN: PLAIN,
+        "found = (e for e in islice(found, 1) if e.path == only) → 2 for 1": "the second name is another",
+    },
+    "dls.logistics.transfer.parts": {
+        VALUE_SLOTS: PLAIN,
+        "hasher, length = digests.Hasher(0), stop - start → 1 for 0": NO_BLOCKS,
+        "self.hasher = digests.Hasher(0)  # of the whole: each stream hashes its own blocks → 1 for 0": NO_BLOCKS,
+    },
+    "dls.logistics.transfer.plan": {VALUE_SLOTS: PLAIN, VALUE_FROZEN: PLAIN},
+    "dls.logistics.transfer.progress": {VALUE_SLOTS: PLAIN},
+    "dls.logistics.transfer.prove": {VALUE_SLOTS: PLAIN},
+    "dls.logistics.transfer.run": {VALUE_SLOTS: PLAIN},
+    "dls.logistics.transfer.small": {
+        VALUE_SLOTS: PLAIN,
+        "_SHOWN_EVERY = 16  # files, so that a bar moves and a lock is not taken for each → 17 for 16": SPEED,
+        "if files == _SHOWN_EVERY: → always": SPEED,
+    },
+    "dls.logistics.transfer.threads": {
+        "while not done.wait(min(0.5, stall_s / 4)): → 5 for 4": "it looks a little more often",
+    },
+    "dls.logistics.transfer.transfer": {VALUE_FROZEN: PLAIN},
 }
 """Mutants that change nothing a test could see, with the reason."""
 
