@@ -38,6 +38,8 @@ EMPTY = "an empty read ends it"
 PLAIN = "nobody assigns to its fields; slots save memory"
 VALUE_SLOTS = "@dataclass(slots=True) → False for True"
 VALUE_FROZEN = "@dataclass(frozen=True, slots=True) → False for True"
+LIFE = "any rise is a sign of life"
+LENGTHS = "both have one length"
 NO_BLOCKS = "a hasher told of 0 bytes or of 1 keeps no blocks"
 EQUIVALENT = {
     "dls.logistics.stores.posix": {
@@ -85,6 +87,9 @@ EQUIVALENT = {
         " → 33 for 32": "a longer name",
     },
     "dls.logistics.transfer.bringing": {
+        "there = {i: stamp for i, stamp in zip(todo, now, strict=True) if stamp} → False for True": LENGTHS,
+        "return [i for i, stamp in zip(asked, now, strict=True) if stamp != before[i]] → False for True": LENGTHS,
+        "_one(transfer, segment, i, 1, found, errors) → 2 for 1": SPEED,
         "whole, blocks = digests.Hasher(0), list[bytes]() → 1 for 0": NO_BLOCKS,
         "if by_blocks or size > digests.BIG: → always": SPEED + ": blocks of a smaller file are not returned",
         "if by_blocks or size > digests.BIG: → GtE for Gt": SPEED + ": blocks of a smaller file are not returned",
@@ -93,24 +98,50 @@ EQUIVALENT = {
         VALUE_FROZEN: PLAIN,
         "found = (e for e in islice(found, 1) if e.path == only) → 2 for 1": "the second name is another",
     },
+    "dls.logistics.transfer.log": {
+        "self._fd = -1 → 2 for 1": "any negative number",
+        "if self._fd < 0: → LtE for Lt": NUMBER,
+        "if self._fd < 0: → 1 for 0": NUMBER,
+        "if self._fd >= 0: → Gt for GtE": NUMBER,
+        "if self._fd >= 0: → 1 for 0": NUMBER,
+    },
     "dls.logistics.transfer.parts": {
+        "self.progress.ticks += 1 → 2 for 1": LIFE,
         VALUE_SLOTS: PLAIN,
         "hasher, length = digests.Hasher(0), stop - start → 1 for 0": NO_BLOCKS,
         "self.hasher = digests.Hasher(0)  # of the whole: each stream hashes its own blocks → 1 for 0": NO_BLOCKS,
     },
     "dls.logistics.transfer.plan": {VALUE_SLOTS: PLAIN, VALUE_FROZEN: PLAIN},
-    "dls.logistics.transfer.progress": {VALUE_SLOTS: PLAIN},
-    "dls.logistics.transfer.prove": {VALUE_SLOTS: PLAIN},
+    "dls.logistics.transfer.progress": {VALUE_SLOTS: PLAIN, "self.ticks += 1 → 2 for 1": LIFE},
+    "dls.logistics.transfer.prove": {
+        VALUE_SLOTS: PLAIN,
+        "self.progress.ticks += 1 → 2 for 1": LIFE,
+        "streams = self.options.streams if entry.size > digests.BIG else 1 → never": SPEED,
+        "streams = self.options.streams if entry.size > digests.BIG else 1 → always": SPEED,
+        "streams = self.options.streams if entry.size > digests.BIG else 1 → GtE for Gt": SPEED,
+        "streams = self.options.streams if entry.size > digests.BIG else 1 → 2 for 1": SPEED,
+    },
+    "dls.logistics.transfer.receipt": {
+        "return zlib.compress(data, 1) → 2 for 1": SPEED,
+        "if len(lengths) <= 1: → never": "the other form says the same in more bytes",
+        "if len(lengths) <= 1: → Lt for LtE": "the other form says the same in more bytes",
+        "if blank in out: → always": SPEED,
+    },
     "dls.logistics.transfer.run": {VALUE_SLOTS: PLAIN},
     "dls.logistics.transfer.small": {
         VALUE_SLOTS: PLAIN,
+        "progress.ticks += 1 → 2 for 1": LIFE,
         "_SHOWN_EVERY = 16  # files, so that a bar moves and a lock is not taken for each → 17 for 16": SPEED,
         "if files == _SHOWN_EVERY: → always": SPEED,
     },
     "dls.logistics.transfer.threads": {
         "while not done.wait(min(0.5, stall_s / 4)): → 5 for 4": "it looks a little more often",
     },
-    "dls.logistics.transfer.transfer": {VALUE_FROZEN: PLAIN},
+    "dls.logistics.transfer.transfer": {
+        VALUE_FROZEN: PLAIN,
+        "self.progress.ticks += 1 → 2 for 1": LIFE,
+        "if self._over: → always": "who may stop it is asked more often",
+    },
 }
 """Mutants that change nothing a test could see, with the reason."""
 

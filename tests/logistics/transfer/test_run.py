@@ -629,20 +629,39 @@ def test_a_key_whose_source_changed_is_taken_back(source: PosixStore, memory: Ca
 
 
 @spec("TRANSFER-9", "TRANSFER-6")
-def test_a_remote_target_is_not_read_back_for_what_the_log_vouches(
-    source: PosixStore, memory: Callable[[], MemoryStore], tmp_path: Path
+@pytest.mark.parametrize("form", ["known", "unknown"])
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_killed_run_fetches_nothing_twice_and_reads_back_no_remote_target(
+    source: PosixStore, target: PosixStore, memory: Callable[[], MemoryStore], tmp_path: Path, form: str, remote: bool
 ) -> None:
-    inner, receipts = memory(), MemoryReceipts()
+    goal: Store = Remote(memory()) if remote else target
+    wanted, receipts = hashed(source) if form == "known" else listed(source), MemoryReceipts()
     cut = Doing(source, failing("fetch.item", Unavailable("cut", code="service-down"), b"d2/f29"))
     with pytest.raises(Unavailable):
-        run_copies(cut, Remote(inner), b"out", listed(source), receipts, logs=tmp_path)
+        run_copies(cut, goal, b"out", wanted, receipts, logs=tmp_path / "logs")
     asked: Log = []
     reads: Log = []
-    target, again = Recording(Remote(inner), asked), Recording(source, reads)
-    assert run_copies(again, target, b"out", listed(source), receipts, logs=tmp_path).complete
+    there, again = Recording(goal, asked), Recording(source, reads)
+    assert run_copies(again, there, b"out", wanted, receipts, logs=tmp_path / "logs").complete
     fetched = sum(verb == "fetch.item" for verb, _ in asked)
-    assert fetched == 0
+    assert (fetched == 0) == remote, "hashed where it lies, or taken by the stamp that the log noted"
     assert sum(verb == "fetch.item" for verb, _ in reads) == 1
+
+
+@spec("TRANSFER-2", "TRANSFER-25")
+def test_evidence_is_of_the_root_that_was_written(source: PosixStore, target: PosixStore) -> None:
+    receipts, log = MemoryReceipts(), list[tuple[str, bytes]]()
+    outcome = run_copies(source, target, b"out", listed(source), receipts, options=PROCESS)
+    assert outcome.place.where == target.below(b"out").url
+    assert {place.where for place, _ in receipts._kept} == {outcome.place.where}
+    proof = prove(Recording(target.below(b"out"), log), known(outcome.manifest), receipts)
+    assert (proof.read, proof.trusted) == (0, 32)
+
+
+def test_what_nobody_chose_is_safe() -> None:
+    """Four ranges in flight, one more try, and a fact is recorded only once it survives a power cut."""
+    chosen = Options()
+    assert (chosen.streams, chosen.retries, chosen.durability, chosen.replace) == (4, 1, "power", ())
 
 
 # ------------------------------------------------------------------------------------- links, folders, further names
