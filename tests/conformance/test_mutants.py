@@ -94,9 +94,18 @@ EQUIVALENT = {
         "if by_blocks or size > digests.BIG: → always": SPEED + ": blocks of a smaller file are not returned",
         "if by_blocks or size > digests.BIG: → GtE for Gt": SPEED + ": blocks of a smaller file are not returned",
     },
+    "dls.logistics.transfer.inodes": {
+        "_PENDING = 4096 → 4097 for 4096": SPEED,
+        "if FOLDER in kinds: → always": SPEED,
+        "while end > 0 and not last.startswith(folder[:end]): → GtE for Gt": "every name begins with nothing",
+        "while end > 0 and not last.startswith(folder[:end]): → 1 for 0": "a folder and its slash are two bytes",
+    },
     "dls.logistics.transfer.listing": {
         VALUE_FROZEN: PLAIN,
         "found = (e for e in islice(found, 1) if e.path == only) → 2 for 1": "the second name is another",
+    },
+    "dls.logistics.transfer.landing": {
+        "for i, stamp in zip(ordinals, self.final.stamps(keys), strict=True): → False for True": LENGTHS,
     },
     "dls.logistics.transfer.log": {
         "self._fd = -1 → 2 for 1": "any negative number",
@@ -104,6 +113,11 @@ EQUIVALENT = {
         "if self._fd < 0: → 1 for 0": NUMBER,
         "if self._fd >= 0: → Gt for GtE": NUMBER,
         "if self._fd >= 0: → 1 for 0": NUMBER,
+    },
+    "dls.logistics.transfer.making": {
+        "if FOLDER in segment.kinds: → always": SPEED,
+        "for i, old, new in zip(links, before, after, strict=True): → False for True": LENGTHS,
+        "for i, stamp in zip(ordinals, now, strict=True): → False for True": LENGTHS,
     },
     "dls.logistics.transfer.parts": {
         "self.progress.ticks += 1 → 2 for 1": LIFE,
@@ -131,8 +145,6 @@ EQUIVALENT = {
     "dls.logistics.transfer.small": {
         VALUE_SLOTS: PLAIN,
         "progress.ticks += 1 → 2 for 1": LIFE,
-        "_SHOWN_EVERY = 16  # files, so that a bar moves and a lock is not taken for each → 17 for 16": SPEED,
-        "if files == _SHOWN_EVERY: → always": SPEED,
     },
     "dls.logistics.transfer.threads": {
         "while not done.wait(min(0.5, stall_s / 4)): → 5 for 4": "it looks a little more often",

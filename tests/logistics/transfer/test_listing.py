@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +43,26 @@ def test_a_listing_holds_names_sizes_and_stamps(store: MemoryStore, tmp_path: Pa
     assert list((tmp_path / "spool").iterdir()) == [], "the spool has no name"
     hashed = known(wanted.manifest)
     assert (hashed.known, hashed.name, hashed.stamps) == (True, f"blake3:{wanted.manifest.content.hex()}", None)
+
+
+def test_a_spool_is_private_and_ends_with_its_listing(store: MemoryStore, tmp_path: Path) -> None:
+    folder = tmp_path / "home" / "spool"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            wanted = listed(store, folder)
+            assert wanted.manifest.entries == 25
+            assert folder.stat().st_mode & 0o077 == 0
+            assert held(folder) == 1
+            del wanted
+            gc.collect()
+            assert held(folder) == 0
+
+
+def held(folder: Path) -> int:
+    """How many files of a folder this process holds open, deleted ones too."""
+    descriptors = Path("/proc/self/fd")
+    return sum(str(folder) in os.readlink(fd) for fd in descriptors.iterdir() if os.path.lexists(fd))
 
 
 def test_one_file_alone(store: MemoryStore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -255,3 +256,59 @@ def test_it_is_asked_before_each_part_also_where_none_is_read(memory: Callable[[
     assert b"".join(target.read(b"f")) == data
     assert reads == [], "the target vouches for every part"
     assert len(asked) >= 5
+
+
+@spec("TRANSFER-21")
+def test_a_failure_of_one_stream_ends_the_others(memory: Callable[[], MemoryStore]) -> None:
+    """The first part never comes: whoever waits for its turn stops waiting, and fetches nothing more."""
+    source, data, log = memory(), content(BIG + 3 * BLOCK), list[tuple[str, bytes]]()
+    source.write(b"f", [data])
+    second = threading.Event()
+
+    class First(Around):
+        def read(self, key: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+            log.append(("read", b"%d" % start))
+            if start == 0:
+                assert second.wait(10)
+                raise Unavailable("no", code="planted")
+            second.set()
+            return super().read(key, start, stop)
+
+    work, _ = large(First(source), None, entry_of(data, "unknown"), Log(None), streams=2)
+    with pytest.raises(Unavailable) as told:
+        work.run()
+    assert told.value.code == "planted"
+    assert len(log) == 2
+
+
+@pytest.mark.parametrize("there", ["nothing", "other bytes"])
+@spec("TRANSFER-27")
+def test_a_stream_holds_one_part_in_memory(
+    tmp_path: Path, target: Store, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    part = 4 << 20
+    monkeypatch.setattr(digests, "BLOCK", part)
+    monkeypatch.setattr(digests, "BIG", 2 * part)
+    monkeypatch.setattr(posix_upload.PosixUpload, "part", part)
+    monkeypatch.setattr(posix, "CHUNK", part // 16)
+    monkeypatch.setattr(posix_upload, "_CHUNK", part // 16)
+    if isinstance(target, MemoryStore):
+        return  # it is all memory
+    source, size, log = PosixStore(tmp_path / "from"), 3 * part, Log(None)
+    source.write(b"f", [b"x" * size])
+    if there == "other bytes":
+        log.add_blocks(0, 0, [digests.of(b"x" * part)] * 3)
+        first = target.upload(b"f", size)
+        for number in range(3):
+            first.write(number, b"y" * part)
+        first.close()
+    work, upload = large(source, target, Entry(b"f", FILE, size), log)
+    tracemalloc.start()
+    try:
+        work.run()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    upload.finish()
+    assert target.stat(b"f").entry.size == size
+    assert part < peak < 1.5 * part

@@ -145,7 +145,7 @@ def test_evidence_lasts_over_a_boot_where_it_was_synced(
 
 
 @spec("TRANSFER-20", "TRANSFER-21")
-def test_a_proof_that_hangs_is_given_up(memory: Callable[[], MemoryStore]) -> None:
+def test_a_proof_that_stands_still_is_given_up(memory: Callable[[], MemoryStore]) -> None:
     store, receipts = memory(), MemoryReceipts()
     for n in range(20):
         store.write(b"f%02d" % n, [b"x"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -615,7 +616,7 @@ def test_uploads_that_nobody_continues_are_aborted(
 
 
 @spec("TRANSFER-6", "TRANSFER-16")
-def test_a_key_whose_source_changed_is_taken_back(source: PosixStore, memory: Callable[[], MemoryStore]) -> None:
+def test_a_key_of_another_source_is_taken_back(source: PosixStore, memory: Callable[[], MemoryStore]) -> None:
     inner = memory()
 
     def act(verb: str, key: bytes) -> None:
@@ -732,3 +733,43 @@ def test_nothing_is_made_where_the_right_to_go_on_is_lost(tmp_path: Path, target
             options=Options(durability="process", fence=fence),
         )  # fmt: skip
     assert log.count(("make", b"")) == calls
+
+
+# ---------------------------------------------------------------------------------------------------- signs of life
+
+
+class Living(Around):
+    """Notes how many signs of life there were before each operation that takes long at a large target."""
+
+    def __init__(self, inner: Store, progress: Progress, verb: str, ticks: list[int]) -> None:
+        super().__init__(inner)
+        self.progress, self.verb, self.ticks = progress, verb, ticks
+
+    def part_of(self, inner: Store) -> Living:
+        return Living(inner, self.progress, self.verb, self.ticks)
+
+    def step(self, verb: str, key: bytes = b"") -> bool:
+        if verb == self.verb:
+            self.ticks.append(self.progress.ticks)
+        return False
+
+
+@spec("TRANSFER-20")
+@pytest.mark.parametrize("verb", ["stamps", "stat", "make"])
+def test_looking_and_making_give_signs_of_life(tmp_path: Path, target: PosixStore, verb: str) -> None:
+    source = PosixStore(tmp_path / "from")
+    source.make([Entry(b"%d/folder" % n, FOLDER, mode=0o755) for n in range(30)])
+    source.make([Entry(b"%d/link" % n, LINK, target=b"x") for n in range(30)])
+    wanted, receipts = hashed(source), MemoryReceipts()
+    assert len(wanted.manifest.refs) > 3
+    if verb != "make":
+        assert run_copies(source, target, b"out", wanted, receipts, options=PROCESS).complete
+    if verb == "stat":  # nothing vouches for the half; of the other half the folder is asked for
+        receipts = MemoryReceipts()
+        for n in range(15):
+            (tmp_path / f"site/out/{n}/link").unlink()
+    progress, ticks = Progress(), list[int]()
+    goal = Living(target, progress, verb, ticks)
+    assert run_copies(source, goal, b"out", wanted, receipts, options=PROCESS, progress=progress).complete
+    assert len(ticks) > 3
+    assert all(one < other for one, other in itertools.pairwise(ticks)), ticks
