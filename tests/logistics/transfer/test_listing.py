@@ -47,8 +47,8 @@ def test_a_listing_holds_names_sizes_and_stamps(store: MemoryStore, tmp_path: Pa
 
 def test_a_spool_is_private_and_ends_with_its_listing(store: MemoryStore, tmp_path: Path) -> None:
     folder = tmp_path / "home" / "spool"
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
         for _ in range(2):
             wanted = listed(store, folder)
             assert wanted.manifest.entries == 25
@@ -57,6 +57,7 @@ def test_a_spool_is_private_and_ends_with_its_listing(store: MemoryStore, tmp_pa
             del wanted
             gc.collect()
             assert held(folder) == 0
+    assert [str(one.message) for one in seen] == [], "closed, not left to the collector"
 
 
 def held(folder: Path) -> int:

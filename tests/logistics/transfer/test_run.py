@@ -716,6 +716,23 @@ def test_what_was_to_be_made_and_is_not_there_is_not_recorded(
     assert same_tree(tmp_path / "from", tmp_path / "site/out") == []
 
 
+@spec("TRANSFER-2", "TRANSFER-28")
+def test_what_changed_after_it_was_looked_at_is_not_vouched_for_by_its_further_name(
+    tmp_path: Path, linked: PosixStore, target: PosixStore
+) -> None:
+    wanted, receipts = hashed(linked), MemoryReceipts()
+    assert run_copies(linked, target, b"out", wanted, receipts, options=PROCESS).complete
+    (tmp_path / "site/out/d1/f01").unlink()
+
+    def spoil(verb: str, key: bytes) -> None:
+        if verb == "fetch.item" and key == b"d1/f01":
+            with (tmp_path / "site/out/big").open("r+b") as file:
+                file.write(b"spoilt")
+
+    assert run_copies(Doing(linked, spoil), target, b"out", wanted, receipts, options=PROCESS).copied == 1
+    assert b"big" in [key for key, _ in prove(target.below(b"out"), wanted, receipts).corrupt.shown]
+
+
 @spec("TRANSFER-21")
 @pytest.mark.parametrize("calls", [0, 1])
 def test_nothing_is_made_where_the_right_to_go_on_is_lost(tmp_path: Path, target: PosixStore, calls: int) -> None:
