@@ -90,6 +90,7 @@ EQUIVALENT = {
         "there = {i: stamp for i, stamp in zip(todo, now, strict=True) if stamp} → False for True": LENGTHS,
         "return [i for i, stamp in zip(asked, now, strict=True) if stamp != before[i]] → False for True": LENGTHS,
         "_one(transfer, segment, i, 1, found, errors) → 2 for 1": SPEED,
+        "for attempt in range(transfer.options.retries + 1): → 2 for 1": "the last one has returned",
         "whole, blocks = digests.Hasher(0), list[bytes]() → 1 for 0": NO_BLOCKS,
         "if by_blocks or size > digests.BIG: → always": SPEED + ": blocks of a smaller file are not returned",
         "if by_blocks or size > digests.BIG: → GtE for Gt": SPEED + ": blocks of a smaller file are not returned",

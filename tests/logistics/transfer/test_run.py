@@ -239,6 +239,25 @@ def test_a_link_that_leads_elsewhere_is_another_thing(tmp_path: Path, target: Po
         run_copies(source, target, b"out", listed(source), MemoryReceipts(), options=PROCESS)
 
 
+@spec("TRANSFER-11")
+def test_many_differences_are_counted_and_the_first_twenty_named(source: PosixStore, target: PosixStore) -> None:
+    for n in range(30):
+        target.write(b"out/d%d/f%02d" % (n % 3, n), [b"mine" * 20])
+    names = sorted(f"d{n % 3}/f{n:02d}" for n in range(30))
+    with pytest.raises(Exists) as told:
+        run_copies(source, target, b"out", listed(source), MemoryReceipts(), options=PROCESS)
+    assert (told.value.facts["keys"], told.value.facts["count"]) == (names[:20], 30)
+    assert told.value.message.endswith(f"/{names[0]} holds something else (and 29 more)")
+    replaced = [name.encode() for name in names[1:]]
+    with pytest.raises(Exists) as told:
+        run_copies(
+            source, target, b"out", listed(source), MemoryReceipts(),
+            options=Options(durability="process", replace=replaced),
+        )  # fmt: skip
+    assert told.value.facts["keys"] == names[:1]
+    assert told.value.message.endswith(f"/{names[0]} holds something else")
+
+
 @spec("TRANSFER-15")
 def test_nothing_is_written_through_a_link(tmp_path: Path, source: PosixStore, target: PosixStore) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -401,6 +420,21 @@ def test_an_upload_that_was_begun_anew_is_of_the_source_that_it_was_read_from(
     source.write(b"big", [b"n" * 300_000])
     with pytest.raises(Exists):
         run(Remote(inner))
+
+
+@spec("TRANSFER-24", "TRANSFER-16")
+def test_an_upload_of_a_source_that_changed_is_aborted(memory: Callable[[], MemoryStore], tmp_path: Path) -> None:
+    source, inner, receipts = memory(), memory(), MemoryReceipts()
+    source.write(b"big", [b"o" * 300_000])
+    cut = Doing(Remote(inner), failing("upload.finish", Unavailable("cut", code="service-down"), b"big"))
+    with pytest.raises(Unavailable):
+        run_copies(NoTimes(source), cut, b"out", listed(NoTimes(source)), receipts, logs=tmp_path)
+    (first,) = inner._place.uploads
+    source.write(b"big", [b"n" * 300_000])
+    assert run_copies(NoTimes(source), Remote(inner), b"out", listed(NoTimes(source)), receipts, logs=tmp_path).complete
+    assert b"".join(inner.read(b"out/big")) == b"n" * 300_000
+    assert first not in inner._place.uploads
+    assert inner._place.uploads == {}
 
 
 @spec("TRANSFER-22")
