@@ -40,6 +40,7 @@ VALUE_SLOTS = "@dataclass(slots=True) → False for True"
 VALUE_FROZEN = "@dataclass(frozen=True, slots=True) → False for True"
 LIFE = "any rise is a sign of life"
 LENGTHS = "both have one length"
+PENDING = "if len(self._told) > _PENDING:  # '0' follows '/': what sorts below the last name in this way is over"
 NO_BLOCKS = "a hasher told of 0 bytes or of 1 keeps no blocks"
 EQUIVALENT = {
     "dls.logistics.stores.posix": {
@@ -98,6 +99,11 @@ EQUIVALENT = {
     "dls.logistics.transfer.inodes": {
         "_PENDING = 4096 → 4097 for 4096": SPEED,
         "if FOLDER in kinds: → always": SPEED,
+        "if folder != last: → always": SPEED,
+        f"{PENDING} → always": SPEED,
+        f"{PENDING} → GtE for Gt": SPEED,
+        f"{PENDING} → never": "memory after millions of folders",
+        'end = folder.rfind(b"/", 0, end - 1) + 1 → 1 for 0': "no name begins with a slash",
         "while end > 0 and not last.startswith(folder[:end]): → GtE for Gt": "every name begins with nothing",
         "while end > 0 and not last.startswith(folder[:end]): → 1 for 0": "a folder and its slash are two bytes",
     },
@@ -149,6 +155,7 @@ EQUIVALENT = {
     },
     "dls.logistics.transfer.threads": {
         "while not done.wait(min(0.5, stall_s / 4)): → 5 for 4": "it looks a little more often",
+        "elif time.monotonic() - since >= stall_s * patience(): → Gt for GtE": "no two instants are equal",
     },
     "dls.logistics.transfer.transfer": {
         VALUE_FROZEN: PLAIN,

@@ -78,8 +78,9 @@ def test_one_file_alone(store: MemoryStore) -> None:
 
 
 def test_nothing_there_is_told_and_an_empty_folder_is_not(store: MemoryStore) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound) as told:
         listed(store.below(b"absent"))
+    assert told.value.facts["store"] == store.below(b"absent").url
     store.write(b"sub/x", [b""])
     store.delete(b"sub/x")
     assert listed(store.below(b"sub")).manifest.entries == 0

@@ -113,6 +113,19 @@ def test_what_cannot_be_read_is_neither_good_nor_bad(source: PosixStore, wanted:
     assert unknown.manifest.refs == listed(source).manifest.refs, "not named before all is known"
 
 
+@spec("TRANSFER-18")
+def test_what_every_file_would_meet_ends_a_proof(source: PosixStore, wanted: Wanted) -> None:
+    class Down(Around):
+        def step(self, verb: str, key: bytes = b"") -> bool:
+            if verb == "read":
+                raise Unavailable("down", code="service-down")
+            return False
+
+    with pytest.raises(Unavailable) as told:
+        prove(Down(source), wanted, MemoryReceipts(), options=Options(retries=0))
+    assert told.value.code == "service-down"
+
+
 @spec("TRANSFER-28", "TRANSFER-16")
 def test_what_is_written_while_it_is_read_proves_nothing(memory: Callable[[], MemoryStore]) -> None:
     store = memory()

@@ -728,12 +728,14 @@ def linked(source: PosixStore) -> PosixStore:
 @spec("TRANSFER-17", "TRANSFER-26")
 def test_what_was_made_is_made_and_counted_once(tmp_path: Path, linked: PosixStore, target: PosixStore) -> None:
     wanted, receipts = hashed(linked), MemoryReceipts()
+    now = evidence.boot_id()
     for copied, expected in ((32, [b"d1/link", b"folder", b"z-link", b"zz"]), (1, [b"zz"]), (0, [])):
         progress, made = Progress(), list[bytes]()
         outcome = run_copies(linked, Making(target, made), b"out", wanted, receipts, options=PROCESS, progress=progress)
         assert (outcome.complete, outcome.copied) == (True, copied)
         assert sorted(made) == expected, "a further name may be one of a file that was replaced: it is made again"
         assert (progress.files, progress.files_total) == (33, 33)
+        assert {receipt.boot for receipt in receipts._kept.values()} == {now}, "nothing was synced"
         (tmp_path / "site/out/d1/f01").unlink() if copied == 32 else None
     assert same_tree(tmp_path / "from", tmp_path / "site/out") == []
 

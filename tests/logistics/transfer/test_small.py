@@ -67,3 +67,15 @@ def test_what_may_pass_is_tried_again_after_a_longer_while(
     assert waited == [0.25, 0.5]
     assert faulty.count == 4, "only what failed is asked for again"
     assert (progress.files, progress.bytes) == (1, 1)
+
+
+@spec("TRANSFER-16")
+def test_a_body_of_another_length_is_another_source(memory: Callable[[], MemoryStore]) -> None:
+    source, target, segment = memory(), memory(), Segment.of([Entry(b"a", FILE, 2)])
+    source.write(b"a", [b"xx"])
+    short = Faulty(source, 1, "short", ["fetch.item"])
+    work = Small(short, target, segment, Progress(), lambda: None)
+    work.run([0], 0)
+    assert short.fired
+    assert [error.code for error in work.errors.values()] == ["source-changed"]
+    assert target.stamps([b"a"]) == [b""]
