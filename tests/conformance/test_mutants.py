@@ -96,6 +96,9 @@ EQUIVALENT = {
         "if by_blocks or size > digests.BIG: → always": SPEED + ": blocks of a smaller file are not returned",
         "if by_blocks or size > digests.BIG: → GtE for Gt": SPEED + ": blocks of a smaller file are not returned",
     },
+    "dls.logistics.transfer.evidence": {
+        "if self._last is None or self._last[0] != home: → always": SPEED,
+    },
     "dls.logistics.transfer.inodes": {
         "_PENDING = 4096 → 4097 for 4096": SPEED,
         "if FOLDER in kinds: → always": SPEED,
@@ -122,6 +125,8 @@ EQUIVALENT = {
         "if self._fd >= 0: → 1 for 0": NUMBER,
     },
     "dls.logistics.transfer.making": {
+        "ordinals = made + [i for i, path in enumerate(segment.paths) if path in firsts] if firsts else made"
+        " → always": SPEED,
         "if FOLDER in segment.kinds: → always": SPEED,
         "for i, old, new in zip(links, before, after, strict=True): → False for True": LENGTHS,
         "for i, stamp in zip(ordinals, now, strict=True): → False for True": LENGTHS,
