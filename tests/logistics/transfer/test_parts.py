@@ -15,6 +15,7 @@ from dls.logistics import digest as digests
 from dls.logistics.entry import FILE, Entry
 from dls.logistics.errors import Conflict, Corrupt, Unavailable
 from dls.logistics.store import Store
+from dls.logistics.stores import memory as memories
 from dls.logistics.stores import posix, posix_upload
 from dls.logistics.stores.memory import MemoryStore
 from dls.logistics.stores.posix import PosixStore
@@ -312,3 +313,19 @@ def test_a_stream_holds_one_part_in_memory(
     upload.finish()
     assert target.stat(b"f").entry.size == size
     assert part < peak < 1.5 * part
+
+
+@pytest.mark.parametrize("form", ["known", "unknown"])
+@spec("TRANSFER-7")
+def test_parts_are_those_of_the_target(
+    memory: Callable[[], MemoryStore], monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(memories.MemoryUpload, "part", 2 * BLOCK)
+    source, target, data, log = memory(), memory(), content(BIG + 5), list[tuple[str, bytes]]()
+    source.write(b"f", [data])
+    whole = entry_of(data, "known")
+    work, upload = large(Recording(source, log), target, entry_of(data, form), Log(None))
+    assert work.run() == (whole.digest, whole.blocks)
+    upload.finish()
+    assert b"".join(target.read(b"f")) == data
+    assert [verb for verb, _ in log].count("read") == 3
