@@ -18,11 +18,30 @@ TESTS = {
 }
 """Module → arguments of pytest; add a line for each module whose tests shall be tried."""
 
+TRANSFER = [
+    # The fast ones first: a mutant ends at the first test that tells it.
+    *("tests/logistics/transfer", "tests/logistics/test_inodes.py", "tests/conformance/test_transfers.py"),
+    *("-m", "not service and not slow", "-k", "not (every_operation and hang) and not S3 and not MemoryToMemory"),
+]
+TRANSFERS = [
+    f"dls.logistics.transfer.{path.stem}"
+    for path in sorted((ROOT / "logistics/dls/logistics/transfer").glob("*.py"))
+    if path.stem != "__init__"
+]
+"""One group: they are tried by the same tests, and count together."""
+
 SPEED = "only how fast it is"
 AGAIN = "a folder that is missing is made when the file cannot be"
 NUMBER = "file descriptors 0 and 1 are never among those opened here"
 TIMES = "times of folders are not promised"
 EMPTY = "an empty read ends it"
+PLAIN = "nobody assigns to its fields; slots save memory"
+VALUE_SLOTS = "@dataclass(slots=True) → False for True"
+VALUE_FROZEN = "@dataclass(frozen=True, slots=True) → False for True"
+LIFE = "any rise is a sign of life"
+LENGTHS = "both have one length"
+PENDING = "if len(self._told) > _PENDING:  # '0' follows '/': what sorts below the last name in this way is over"
+NO_BLOCKS = "a hasher told of 0 bytes or of 1 keeps no blocks"
 EQUIVALENT = {
     "dls.logistics.stores.posix": {
         "CHUNK = 1 << 20 → 2 for 1": SPEED,
@@ -68,6 +87,86 @@ EQUIVALENT = {
         'return path[:cut] + names.HIDDEN + b"part-" + digests.of(path[cut:]).hex()[:32].encode()'
         " → 33 for 32": "a longer name",
     },
+    "dls.logistics.transfer.bringing": {
+        "there = {i: stamp for i, stamp in zip(todo, now, strict=True) if stamp} → False for True": LENGTHS,
+        "return [i for i, stamp in zip(asked, now, strict=True) if stamp != before[i]] → False for True": LENGTHS,
+        "_one(transfer, segment, i, 1, found, errors) → 2 for 1": SPEED,
+        "for attempt in range(transfer.options.retries + 1): → 2 for 1": "the last one has returned",
+        "whole, blocks = digests.Hasher(0), list[bytes]() → 1 for 0": NO_BLOCKS,
+        "if by_blocks or size > digests.BIG: → always": SPEED + ": blocks of a smaller file are not returned",
+        "if by_blocks or size > digests.BIG: → GtE for Gt": SPEED + ": blocks of a smaller file are not returned",
+    },
+    "dls.logistics.transfer.evidence": {
+        "if self._last is None or self._last[0] != home: → always": SPEED,
+    },
+    "dls.logistics.transfer.inodes": {
+        "_PENDING = 4096 → 4097 for 4096": SPEED,
+        "if FOLDER in kinds: → always": SPEED,
+        "if folder != last: → always": SPEED,
+        f"{PENDING} → always": SPEED,
+        f"{PENDING} → GtE for Gt": SPEED,
+        f"{PENDING} → never": "memory after millions of folders",
+        'end = folder.rfind(b"/", 0, end - 1) + 1 → 1 for 0': "no name begins with a slash",
+        "while end > 0 and not last.startswith(folder[:end]): → GtE for Gt": "every name begins with nothing",
+        "while end > 0 and not last.startswith(folder[:end]): → 1 for 0": "a folder and its slash are two bytes",
+    },
+    "dls.logistics.transfer.listing": {
+        VALUE_FROZEN: PLAIN,
+        "found = (e for e in islice(found, 1) if e.path == only) → 2 for 1": "the second name is another",
+    },
+    "dls.logistics.transfer.landing": {
+        "for i, stamp in zip(ordinals, self.final.stamps(keys), strict=True): → False for True": LENGTHS,
+    },
+    "dls.logistics.transfer.log": {
+        "self._fd = -1 → 2 for 1": "any negative number",
+        "if self._fd < 0: → LtE for Lt": NUMBER,
+        "if self._fd < 0: → 1 for 0": NUMBER,
+        "if self._fd >= 0: → Gt for GtE": NUMBER,
+        "if self._fd >= 0: → 1 for 0": NUMBER,
+    },
+    "dls.logistics.transfer.making": {
+        "ordinals = made + [i for i, path in enumerate(segment.paths) if path in firsts] if firsts else made"
+        " → always": SPEED,
+        "if FOLDER in segment.kinds: → always": SPEED,
+        "for i, old, new in zip(links, before, after, strict=True): → False for True": LENGTHS,
+        "for i, stamp in zip(ordinals, now, strict=True): → False for True": LENGTHS,
+    },
+    "dls.logistics.transfer.parts": {
+        "self.progress.ticks += 1 → 2 for 1": LIFE,
+        VALUE_SLOTS: PLAIN,
+        "hasher, length = digests.Hasher(0), stop - start → 1 for 0": NO_BLOCKS,
+        "self.hasher = digests.Hasher(0)  # of the whole: each stream hashes its own blocks → 1 for 0": NO_BLOCKS,
+    },
+    "dls.logistics.transfer.plan": {VALUE_SLOTS: PLAIN, VALUE_FROZEN: PLAIN},
+    "dls.logistics.transfer.progress": {VALUE_SLOTS: PLAIN, "self.ticks += 1 → 2 for 1": LIFE},
+    "dls.logistics.transfer.prove": {
+        VALUE_SLOTS: PLAIN,
+        "self.progress.ticks += 1 → 2 for 1": LIFE,
+        "streams = self.options.streams if entry.size > digests.BIG else 1 → never": SPEED,
+        "streams = self.options.streams if entry.size > digests.BIG else 1 → always": SPEED,
+        "streams = self.options.streams if entry.size > digests.BIG else 1 → GtE for Gt": SPEED,
+        "streams = self.options.streams if entry.size > digests.BIG else 1 → 2 for 1": SPEED,
+    },
+    "dls.logistics.transfer.receipt": {
+        "return zlib.compress(data, 1) → 2 for 1": SPEED,
+        "if len(lengths) <= 1: → never": "the other form says the same in more bytes",
+        "if len(lengths) <= 1: → Lt for LtE": "the other form says the same in more bytes",
+        "if blank in out: → always": SPEED,
+    },
+    "dls.logistics.transfer.run": {VALUE_SLOTS: PLAIN},
+    "dls.logistics.transfer.small": {
+        VALUE_SLOTS: PLAIN,
+        "progress.ticks += 1 → 2 for 1": LIFE,
+    },
+    "dls.logistics.transfer.threads": {
+        "while not done.wait(min(0.5, stall_s / 4)): → 5 for 4": "it looks a little more often",
+        "elif time.monotonic() - since >= stall_s * patience(): → Gt for GtE": "no two instants are equal",
+    },
+    "dls.logistics.transfer.transfer": {
+        VALUE_FROZEN: PLAIN,
+        "self.progress.ticks += 1 → 2 for 1": LIFE,
+        "if self._over: → always": "who may stop it is asked more often",
+    },
 }
 """Mutants that change nothing a test could see, with the reason."""
 
@@ -87,6 +186,31 @@ def test_mistakes_are_told(module: str, rng: random.Random, faults_full: bool) -
         equivalent=EQUIVALENT.get(module, {}),
     )
     assert report.rate >= 0.9, str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.timeout(6 * 3600)
+def test_mistakes_in_transfers_are_told(rng: random.Random, faults_full: bool) -> None:
+    seed = rng.randrange(2**32) if faults_full else 7
+    reports: list[mutants.Report] = []
+    for module in TRANSFERS:
+        reports.append(
+            mutants.run(
+                module,
+                TRANSFER,
+                count=20 if faults_full else 3,
+                seed=seed,
+                cwd=ROOT,
+                equivalent=EQUIVALENT.get(module, {}),
+                seconds=300,  # a slow machine must not look like a hang
+                tell=print,
+                clean=not reports,  # the same tests for all
+            )
+        )
+    told = "\n".join([f"seed {seed}", *map(str, reports)])
+    print(told)
+    assert mutants.rate(reports) >= 0.9, told
 
 
 # ------------------------------------------------------------------------------------------ the tool itself
@@ -150,7 +274,17 @@ def test_the_rate_is_that_of_the_tests(tmp_path: Path) -> None:
     assert 0.3 < report.rate < 1
     assert len(report.killed) + len(report.survived) == 8
     assert "of 8 mutants killed" in str(report)
+    assert "timed out" not in str(report)
     assert mutants.run("dls.logistics.ids", [str(bad)], **tried).rate == 0
+    # Tests that do not end with a mistake in the code: no kill.
+    bad.write_text(
+        "from dls.logistics import ids\ndef test_slow():\n    while 'shadow' in ids.__file__:\n        pass\n"
+    )
+    late = mutants.run("dls.logistics.ids", [str(bad)], count=2, seed=1, cwd=tmp_path, seconds=5, clean=False)
+    assert (len(late.timed_out), late.tried, late.rate) == (2, 2, 0)
+    assert "0 of 2 mutants killed, 2 timed out" in str(late)
+    assert mutants.rate([report, late]) == len(report.killed) / 10
+    assert mutants.rate([]) == 0
     bad.write_text("def test_red():\n    assert 0\n")
     with pytest.raises(RuntimeError, match="fail without a mistake"):
         mutants.run("dls.logistics.ids", [str(bad)], **tried)

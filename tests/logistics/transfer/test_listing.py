@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +45,27 @@ def test_a_listing_holds_names_sizes_and_stamps(store: MemoryStore, tmp_path: Pa
     assert (hashed.known, hashed.name, hashed.stamps) == (True, f"blake3:{wanted.manifest.content.hex()}", None)
 
 
+def test_a_spool_is_private_and_ends_with_its_listing(store: MemoryStore, tmp_path: Path) -> None:
+    folder = tmp_path / "home" / "spool"
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            wanted = listed(store, folder)
+            assert wanted.manifest.entries == 25
+            assert folder.stat().st_mode & 0o077 == 0
+            assert held(folder) == 1
+            del wanted
+            gc.collect()
+            assert held(folder) == 0
+    assert [str(one.message) for one in seen] == [], "closed, not left to the collector"
+
+
+def held(folder: Path) -> int:
+    """How many files of a folder this process holds open, deleted ones too."""
+    descriptors = Path("/proc/self/fd")
+    return sum(str(folder) in os.readlink(fd) for fd in descriptors.iterdir() if os.path.lexists(fd))
+
+
 def test_one_file_alone(store: MemoryStore) -> None:
     wanted = listed(store, only=b"f03")
     assert [e.path for e in wanted.manifest] == [b"f03"]
@@ -54,8 +78,9 @@ def test_one_file_alone(store: MemoryStore) -> None:
 
 
 def test_nothing_there_is_told_and_an_empty_folder_is_not(store: MemoryStore) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound) as told:
         listed(store.below(b"absent"))
+    assert told.value.facts["store"] == store.below(b"absent").url
     store.write(b"sub/x", [b""])
     store.delete(b"sub/x")
     assert listed(store.below(b"sub")).manifest.entries == 0

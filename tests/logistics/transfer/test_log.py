@@ -37,7 +37,7 @@ def check(log: Log) -> None:
 
 @spec("TRANSFER-23")
 def test_what_was_written_is_read_by_the_next_process(tmp_path: Path) -> None:
-    for path in (tmp_path / "sub" / "log", None):
+    for path in (tmp_path / "sub" / "of sub" / "log", None):
         log = Log(path)
         fill(log)
         check(log)
@@ -45,7 +45,7 @@ def test_what_was_written_is_read_by_the_next_process(tmp_path: Path) -> None:
         log.close()
         if path is not None:
             check(Log(path))
-            assert path.stat().st_mode & 0o077 == 0
+            assert (path.stat().st_mode | path.parent.stat().st_mode) & 0o077 == 0, "nobody else reads it"
 
 
 @spec("TRANSFER-23")
@@ -122,6 +122,37 @@ def test_logs_rotate_by_segment_and_free_uploads(tmp_path: Path) -> None:
     assert freed == ["t1", "t2"]
     assert [p.name.partition(".")[0] for p in tmp_path.iterdir()] == ["other"]
     assert not later.published
+
+
+@spec("TRANSFER-23")
+def test_what_says_that_publishing_began_is_nobody_elses(tmp_path: Path) -> None:
+    folder = tmp_path / "sub" / "of sub"
+    logs = Logs(folder, "place")
+    logs.publishing()
+    logs.publishing()
+    (said,) = folder.iterdir()
+    assert (said.stat().st_mode | folder.stat().st_mode) & 0o077 == 0
+    logs.done(lambda opened: None)
+    logs.done(lambda opened: None)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_log_that_is_shut_or_settled_holds_no_file_open(tmp_path: Path) -> None:
+    def held() -> int:
+        mine = Path("/proc/self/fd")
+        return sum(str(tmp_path) in os.readlink(fd) for fd in mine.iterdir() if os.path.lexists(fd))
+
+    logs, (one, two, three) = Logs(tmp_path, "place"), (bytes((n,)) * 32 for n in (1, 2, 3))
+    for digest in (one, two, three):
+        logs.of(digest).add_placed(0, D, S, b"")
+    assert held() == 3
+    logs.shut(one)
+    assert held() == 2
+    logs.shut(one)
+    logs.settled(two, lambda opened: None)
+    assert held() == 1
+    logs.close()
+    assert held() == 0
 
 
 def test_logs_in_memory_last_until_they_are_settled() -> None:

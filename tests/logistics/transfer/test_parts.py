@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +15,14 @@ from dls.logistics import digest as digests
 from dls.logistics.entry import FILE, Entry
 from dls.logistics.errors import Conflict, Corrupt, Unavailable
 from dls.logistics.store import Store
+from dls.logistics.stores import memory as memories
+from dls.logistics.stores import posix, posix_upload
 from dls.logistics.stores.memory import MemoryStore
 from dls.logistics.stores.posix import PosixStore
 from dls.logistics.testing.contract_transfer import BIG, BLOCK
 from dls.logistics.testing.faults import Around, Faulty, Recording
 from dls.logistics.testing.spec import spec
-from dls.logistics.transfer.log import Log
+from dls.logistics.transfer.log import Log, Opened
 from dls.logistics.transfer.parts import Large
 from dls.logistics.transfer.progress import Progress
 
@@ -80,8 +84,6 @@ def test_a_cut_file_is_resumed_at_the_part(
     faulty = Faulty(source, at, "error", ["read"])
     work, upload = large(faulty, target, entry_of(data, form), log, progress=progress)
     if upload.token:
-        from dls.logistics.transfer.log import Opened
-
         log.add_token(0, Opened(upload.token, b"f", len(data)))
     with pytest.raises(Unavailable):
         work.run()
@@ -89,8 +91,11 @@ def test_a_cut_file_is_resumed_at_the_part(
     upload.close()
     log.close()
     reads: list[tuple[str, bytes]] = []
-    work, upload = large(Recording(source, reads), target, entry_of(data, form), Log(tmp_path / "log"))
+    work, upload = large(
+        Recording(source, reads), target, entry_of(data, form), Log(tmp_path / "log"), progress=progress
+    )
     assert work.run()[0] == digests.of(data)
+    assert progress.bytes == len(data), "what lies there is counted too, and once"
     upload.finish()
     assert b"".join(target.read(b"f")) == data
     asked = sum(verb == "read" for verb, _ in reads)
@@ -184,3 +189,143 @@ def test_one_that_is_given_up_stops(memory: Callable[[], MemoryStore], target: S
             work.run()
         upload.abort()
     assert target.stamps([b"f"]) == [b""]
+
+
+@spec("TRANSFER-21", "TRANSFER-20")
+def test_reading_back_gives_signs_of_life_and_stops_when_given_up(
+    memory: Callable[[], MemoryStore], target: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isinstance(target, MemoryStore):
+        return  # it proves parts without giving them back
+    monkeypatch.setattr(posix_upload, "_CHUNK", BLOCK // 16)
+    source, data, progress = memory(), content(BLOCK), Progress()
+    source.write(b"f", [data])
+    log = Log(None)
+    log.add_blocks(0, 0, [digests.of(data)])
+    first = target.upload(b"f", len(data))
+    first.write(0, data)
+    first.close()
+    work, upload = large(source, target, entry_of(data, "unknown"), log, progress=progress)
+    assert work.run()[0] == digests.of(data)
+    upload.close()
+    assert progress.requests == 0, "not fetched again"
+    assert progress.ticks >= 16
+
+    def alive() -> None:
+        if progress.ticks >= 3:
+            raise Unavailable("given up", code="stalled")
+
+    progress = Progress()
+    work, upload = large(source, target, entry_of(data, "unknown"), log, progress=progress, alive=alive)
+    with pytest.raises(Unavailable):
+        work.run()
+    upload.abort()
+    assert progress.ticks < 6, "not read to the end"
+
+
+@pytest.mark.parametrize("form", ["known", "unknown"])
+@spec("TRANSFER-21")
+def test_fetching_stops_at_the_next_chunk_when_given_up(
+    tmp_path: Path, target: Store, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(posix, "CHUNK", BLOCK // 16)
+    source, data, progress = PosixStore(tmp_path / "from"), content(BIG + 5), Progress()
+    source.write(b"f", [data])
+
+    def alive() -> None:
+        if progress.ticks >= 3:
+            raise Unavailable("given up", code="stalled")
+
+    work, upload = large(source, target, entry_of(data, form), Log(None), progress=progress, alive=alive)
+    with pytest.raises(Unavailable):
+        work.run()
+    upload.abort()
+    assert progress.ticks < 8, "a block has sixteen chunks"
+
+
+@spec("TRANSFER-21")
+def test_it_is_asked_before_each_part_also_where_none_is_read(memory: Callable[[], MemoryStore]) -> None:
+    source, target, data, log = memory(), memory(), content(BIG + 5), Log(None)
+    source.write(b"f", [data])
+    work, upload = large(source, target, entry_of(data, "known"), log)
+    log.add_token(0, Opened(upload.token, b"f", len(data)))
+    work.run()
+    asked, reads = list[int](), list[tuple[str, bytes]]()
+    work, upload = large(Recording(source, reads), target, entry_of(data, "known"), log, alive=lambda: asked.append(1))
+    work.run()
+    upload.finish()
+    assert b"".join(target.read(b"f")) == data
+    assert reads == [], "the target vouches for every part"
+    assert len(asked) >= 5
+
+
+@spec("TRANSFER-21")
+def test_a_failure_of_one_stream_ends_the_others(memory: Callable[[], MemoryStore]) -> None:
+    """The first part never comes: whoever waits for its turn stops waiting, and fetches nothing more."""
+    source, data, log = memory(), content(BIG + 3 * BLOCK), list[tuple[str, bytes]]()
+    source.write(b"f", [data])
+    second = threading.Event()
+
+    class First(Around):
+        def read(self, key: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+            log.append(("read", b"%d" % start))
+            if start == 0:
+                assert second.wait(10)
+                raise Unavailable("no", code="planted")
+            second.set()
+            return super().read(key, start, stop)
+
+    work, _ = large(First(source), None, entry_of(data, "unknown"), Log(None), streams=2)
+    with pytest.raises(Unavailable) as told:
+        work.run()
+    assert told.value.code == "planted"
+    assert len(log) == 2
+
+
+@pytest.mark.parametrize("there", ["nothing", "other bytes"])
+@spec("TRANSFER-27")
+def test_a_stream_holds_one_part_in_memory(
+    tmp_path: Path, target: Store, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    part = 4 << 20
+    monkeypatch.setattr(digests, "BLOCK", part)
+    monkeypatch.setattr(digests, "BIG", 2 * part)
+    monkeypatch.setattr(posix_upload.PosixUpload, "part", part)
+    monkeypatch.setattr(posix, "CHUNK", part // 16)
+    monkeypatch.setattr(posix_upload, "_CHUNK", part // 16)
+    if isinstance(target, MemoryStore):
+        return  # it is all memory
+    source, size, log = PosixStore(tmp_path / "from"), 3 * part, Log(None)
+    source.write(b"f", [b"x" * size])
+    if there == "other bytes":
+        log.add_blocks(0, 0, [digests.of(b"x" * part)] * 3)
+        first = target.upload(b"f", size)
+        for number in range(3):
+            first.write(number, b"y" * part)
+        first.close()
+    work, upload = large(source, target, Entry(b"f", FILE, size), log)
+    tracemalloc.start()
+    try:
+        work.run()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    upload.finish()
+    assert target.stat(b"f").entry.size == size
+    assert part < peak < 1.5 * part
+
+
+@pytest.mark.parametrize("form", ["known", "unknown"])
+@spec("TRANSFER-7")
+def test_parts_are_those_of_the_target(
+    memory: Callable[[], MemoryStore], monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(memories.MemoryUpload, "part", 2 * BLOCK)
+    source, target, data, log = memory(), memory(), content(BIG + 5), list[tuple[str, bytes]]()
+    source.write(b"f", [data])
+    whole = entry_of(data, "known")
+    work, upload = large(Recording(source, log), target, entry_of(data, form), Log(None))
+    assert work.run() == (whole.digest, whole.blocks)
+    upload.finish()
+    assert b"".join(target.read(b"f")) == data
+    assert [verb for verb, _ in log].count("read") == 3

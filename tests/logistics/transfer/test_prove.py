@@ -88,6 +88,15 @@ def test_every_difference_is_found_and_loses_its_evidence(source: PosixStore, wa
 
 
 @spec("TRANSFER-28")
+def test_a_deep_proof_trusts_no_receipt(source: PosixStore, wanted: Wanted) -> None:
+    receipts = MemoryReceipts()
+    for depth, expected in ((Depth.RECEIPTS, (33, 0)), (Depth.RECEIPTS, (0, 33)), (Depth.DEEP, (33, 0))):
+        proof = prove(source, wanted, receipts, depth=depth)
+        assert proof.good
+        assert (proof.read, proof.trusted) == expected
+
+
+@spec("TRANSFER-28")
 def test_what_cannot_be_read_is_neither_good_nor_bad(source: PosixStore, wanted: Wanted) -> None:
     class Shut(Around):
         def step(self, verb: str, key: bytes = b"") -> bool:
@@ -102,6 +111,19 @@ def test_what_cannot_be_read_is_neither_good_nor_bad(source: PosixStore, wanted:
     unknown = prove(Shut(source), listed(source), MemoryReceipts(), options=Options(retries=0))
     assert not unknown.good
     assert unknown.manifest.refs == listed(source).manifest.refs, "not named before all is known"
+
+
+@spec("TRANSFER-18")
+def test_what_every_file_would_meet_ends_a_proof(source: PosixStore, wanted: Wanted) -> None:
+    class Down(Around):
+        def step(self, verb: str, key: bytes = b"") -> bool:
+            if verb == "read":
+                raise Unavailable("down", code="service-down")
+            return False
+
+    with pytest.raises(Unavailable) as told:
+        prove(Down(source), wanted, MemoryReceipts(), options=Options(retries=0))
+    assert told.value.code == "service-down"
 
 
 @spec("TRANSFER-28", "TRANSFER-16")
@@ -136,7 +158,7 @@ def test_evidence_lasts_over_a_boot_where_it_was_synced(
 
 
 @spec("TRANSFER-20", "TRANSFER-21")
-def test_a_proof_that_hangs_is_given_up(memory: Callable[[], MemoryStore]) -> None:
+def test_a_proof_that_stands_still_is_given_up(memory: Callable[[], MemoryStore]) -> None:
     store, receipts = memory(), MemoryReceipts()
     for n in range(20):
         store.write(b"f%02d" % n, [b"x"])

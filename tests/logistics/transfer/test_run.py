@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dls.logistics.names import Names
 from dls.logistics.store import Can, Store
 from dls.logistics.stores.memory import MemoryStore
 from dls.logistics.stores.posix import PosixStore
-from dls.logistics.testing.faults import Around, Recording
+from dls.logistics.testing.faults import Around, Faulty, Recording
 from dls.logistics.testing.spec import spec
 from dls.logistics.transfer import evidence
 from dls.logistics.transfer.listing import Wanted, known, listed
@@ -50,6 +51,13 @@ class Doing(Around):
     def step(self, verb: str, key: bytes = b"") -> bool:
         self.act(verb, key)
         return False
+
+
+class NoTimes(Around):
+    """A store that lists no times, as S3."""
+
+    def _listed(self, found: Any) -> Any:
+        return (e._replace(mtime_ns=-(2**63)) for e in super()._listed(found))
 
 
 class Remote(Around):
@@ -231,6 +239,25 @@ def test_a_link_that_leads_elsewhere_is_another_thing(tmp_path: Path, target: Po
         run_copies(source, target, b"out", listed(source), MemoryReceipts(), options=PROCESS)
 
 
+@spec("TRANSFER-11")
+def test_many_differences_are_counted_and_the_first_twenty_named(source: PosixStore, target: PosixStore) -> None:
+    for n in range(30):
+        target.write(b"out/d%d/f%02d" % (n % 3, n), [b"mine" * 20])
+    names = sorted(f"d{n % 3}/f{n:02d}" for n in range(30))
+    with pytest.raises(Exists) as told:
+        run_copies(source, target, b"out", listed(source), MemoryReceipts(), options=PROCESS)
+    assert (told.value.facts["keys"], told.value.facts["count"]) == (names[:20], 30)
+    assert told.value.message.endswith(f"/{names[0]} holds something else (and 29 more)")
+    replaced = [name.encode() for name in names[1:]]
+    with pytest.raises(Exists) as told:
+        run_copies(
+            source, target, b"out", listed(source), MemoryReceipts(),
+            options=Options(durability="process", replace=replaced),
+        )  # fmt: skip
+    assert told.value.facts["keys"] == names[:1]
+    assert told.value.message.endswith(f"/{names[0]} holds something else")
+
+
 @spec("TRANSFER-15")
 def test_nothing_is_written_through_a_link(tmp_path: Path, source: PosixStore, target: PosixStore) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -344,11 +371,6 @@ def test_each_receipt_comes_after_its_sync_and_the_name_after_all(source: PosixS
 @spec("TRANSFER-9", "TRANSFER-23")
 def test_nothing_of_an_older_object_vouches_for_a_newer_one(memory: Callable[[], MemoryStore], tmp_path: Path) -> None:
     """Same size, no times (S3): parts of the old object lie in staging and in the log, and must not be mixed in."""
-
-    class NoTimes(Around):
-        def _listed(self, found: Any) -> Any:
-            return (e._replace(mtime_ns=-(2**63)) for e in super()._listed(found))
-
     source, target, receipts = memory(), PosixStore(tmp_path / "site"), MemoryReceipts()
     for key, size in ((b"big", 300_000), (b"middle", 100_000), (b"small", 10)):
         source.write(key, [b"o" * size])
@@ -358,12 +380,72 @@ def test_nothing_of_an_older_object_vouches_for_a_newer_one(memory: Callable[[],
     two = Doing(NoTimes(source), failing("read", Unavailable("cut", code="service-down"), b"big"))
     with pytest.raises(Unavailable):
         run_copies(two, target, b"out", listed(NoTimes(source)), receipts, logs=tmp_path, options=Options(streams=1))
+    # Killed after three parts, and the source changes a second time.
+    source.write(b"big", [b"m" * 300_000])
+    turn = iter(range(3))
+
+    def fourth(verb: str, key: bytes) -> None:
+        if verb == "read" and key == b"big" and next(turn, None) is None:
+            raise Unavailable("cut", code="service-down")
+
+    three = Doing(NoTimes(source), fourth)
+    with pytest.raises(Unavailable):
+        run_copies(three, target, b"out", listed(NoTimes(source)), receipts, logs=tmp_path, options=Options(streams=1))
     for key, size in ((b"big", 300_000), (b"middle", 100_000), (b"small", 10)):
         source.write(key, [b"n" * size])
     outcome = run_copies(NoTimes(source), target, b"out", listed(NoTimes(source)), receipts, logs=tmp_path)
     assert outcome.complete
     for key, size in ((b"big", 300_000), (b"middle", 100_000), (b"small", 10)):
         assert b"".join(target.read(b"out/" + key)) == b"n" * size
+
+
+@spec("TRANSFER-9", "TRANSFER-24")
+def test_an_upload_that_was_begun_anew_is_of_the_source_that_it_was_read_from(
+    memory: Callable[[], MemoryStore], tmp_path: Path
+) -> None:
+    """Cut, unknown to the target, begun anew, finished with its answer lost; then the source is another."""
+    source, inner, receipts = memory(), memory(), MemoryReceipts()
+    source.write(b"big", [b"o" * 300_000])
+
+    def run(target: Store) -> Outcome:
+        wanted, options = listed(NoTimes(source)), Options(retries=0)
+        return run_copies(NoTimes(source), target, b"out", wanted, receipts, logs=tmp_path, options=options)
+
+    with pytest.raises(Unavailable):
+        run(Doing(Remote(inner), failing("upload.write", Unavailable("cut", code="service-down"), b"big")))
+    assert len(inner._place.uploads) == 1
+    inner._place.uploads.clear()
+    assert not run(Faulty(Remote(inner), 1, "lost", ["upload.finish"])).complete
+    assert b"".join(inner.read(b"out/big")) == b"o" * 300_000
+    source.write(b"big", [b"n" * 300_000])
+    with pytest.raises(Exists):
+        run(Remote(inner))
+
+
+@spec("TRANSFER-24", "TRANSFER-16")
+def test_an_upload_of_a_source_that_changed_is_aborted(memory: Callable[[], MemoryStore], tmp_path: Path) -> None:
+    source, inner, receipts = memory(), memory(), MemoryReceipts()
+    source.write(b"big", [b"o" * 300_000])
+    cut = Doing(Remote(inner), failing("upload.finish", Unavailable("cut", code="service-down"), b"big"))
+    with pytest.raises(Unavailable):
+        run_copies(NoTimes(source), cut, b"out", listed(NoTimes(source)), receipts, logs=tmp_path)
+    (first,) = inner._place.uploads
+    source.write(b"big", [b"n" * 300_000])
+    assert run_copies(NoTimes(source), Remote(inner), b"out", listed(NoTimes(source)), receipts, logs=tmp_path).complete
+    assert b"".join(inner.read(b"out/big")) == b"n" * 300_000
+    assert first not in inner._place.uploads
+    assert inner._place.uploads == {}
+
+
+@spec("TRANSFER-22")
+def test_nothing_is_synced_where_only_the_process_may_end(source: PosixStore, target: PosixStore) -> None:
+    (target.below(b"there")).write(b"mine", [b"m"])
+    for root in (b"out", b"there"):
+        log: Log = []
+        assert run_copies(
+            source, Recording(target, log), root, listed(source), MemoryReceipts(), options=PROCESS
+        ).complete
+        assert ("sync", b"") not in log
 
 
 @spec("TRANSFER-25", "TRANSFER-17")
@@ -403,8 +485,6 @@ def test_further_names_are_hashed_as_their_first(tmp_path: Path, target: PosixSt
 def test_what_may_pass_is_tried_again_and_counted_once(
     source: PosixStore, memory: Callable[[], MemoryStore], verb: str, form: str
 ) -> None:
-    from dls.logistics.testing.faults import Faulty
-
     progress, target = Progress(), memory()
     side = Faulty(source if verb in ("fetch.item", "read") else target, 2, "error", [verb])
     one, other = (side, target) if verb in ("fetch.item", "read") else (source, side)
@@ -570,7 +650,7 @@ def test_uploads_that_nobody_continues_are_aborted(
 
 
 @spec("TRANSFER-6", "TRANSFER-16")
-def test_a_key_whose_source_changed_is_taken_back(source: PosixStore, memory: Callable[[], MemoryStore]) -> None:
+def test_a_key_of_another_source_is_taken_back(source: PosixStore, memory: Callable[[], MemoryStore]) -> None:
     inner = memory()
 
     def act(verb: str, key: bytes) -> None:
@@ -584,17 +664,165 @@ def test_a_key_whose_source_changed_is_taken_back(source: PosixStore, memory: Ca
 
 
 @spec("TRANSFER-9", "TRANSFER-6")
-def test_a_remote_target_is_not_read_back_for_what_the_log_vouches(
-    source: PosixStore, memory: Callable[[], MemoryStore], tmp_path: Path
+@pytest.mark.parametrize("form", ["known", "unknown"])
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_killed_run_fetches_nothing_twice_and_reads_back_no_remote_target(
+    source: PosixStore, target: PosixStore, memory: Callable[[], MemoryStore], tmp_path: Path, form: str, remote: bool
 ) -> None:
-    inner, receipts = memory(), MemoryReceipts()
+    goal: Store = Remote(memory()) if remote else target
+    wanted, receipts = hashed(source) if form == "known" else listed(source), MemoryReceipts()
     cut = Doing(source, failing("fetch.item", Unavailable("cut", code="service-down"), b"d2/f29"))
     with pytest.raises(Unavailable):
-        run_copies(cut, Remote(inner), b"out", listed(source), receipts, logs=tmp_path)
+        run_copies(cut, goal, b"out", wanted, receipts, logs=tmp_path / "logs")
     asked: Log = []
     reads: Log = []
-    target, again = Recording(Remote(inner), asked), Recording(source, reads)
-    assert run_copies(again, target, b"out", listed(source), receipts, logs=tmp_path).complete
+    there, again = Recording(goal, asked), Recording(source, reads)
+    assert run_copies(again, there, b"out", wanted, receipts, logs=tmp_path / "logs").complete
     fetched = sum(verb == "fetch.item" for verb, _ in asked)
-    assert fetched == 0
+    assert (fetched == 0) == remote, "hashed where it lies, or taken by the stamp that the log noted"
     assert sum(verb == "fetch.item" for verb, _ in reads) == 1
+
+
+@spec("TRANSFER-2", "TRANSFER-25")
+def test_evidence_is_of_the_root_that_was_written(source: PosixStore, target: PosixStore) -> None:
+    receipts, log = MemoryReceipts(), list[tuple[str, bytes]]()
+    outcome = run_copies(source, target, b"out", listed(source), receipts, options=PROCESS)
+    assert outcome.place.where == target.below(b"out").url
+    assert {place.where for place, _ in receipts._kept} == {outcome.place.where}
+    proof = prove(Recording(target.below(b"out"), log), known(outcome.manifest), receipts)
+    assert (proof.read, proof.trusted) == (0, 32)
+
+
+def test_what_nobody_chose_is_safe() -> None:
+    """Four ranges in flight, one more try, and a fact is recorded only once it survives a power cut."""
+    chosen = Options()
+    assert (chosen.streams, chosen.retries, chosen.durability, chosen.replace) == (4, 1, "power", ())
+
+
+# ------------------------------------------------------------------------------------- links, folders, further names
+
+
+class Making(Around):
+    """Writes down what is to be made, and loses some of it."""
+
+    def __init__(self, inner: Store, made: list[bytes], lost: frozenset[bytes] = frozenset()) -> None:
+        super().__init__(inner)
+        self.made, self.lost = made, lost
+
+    def part_of(self, inner: Store) -> Making:
+        return Making(inner, self.made, self.lost)
+
+    def make(self, entries: Sequence[Entry]) -> None:
+        self.made += [entry.path for entry in entries]
+        super().make([entry for entry in entries if entry.path not in self.lost])
+
+
+@pytest.fixture
+def linked(source: PosixStore) -> PosixStore:
+    """The source with two links, a further name and a folder."""
+    links = [Entry(b"d1/link", LINK, target=b"f01"), Entry(b"z-link", LINK, target=b"big")]
+    source.make([*links, Entry(b"zz", FILE, target=b"big"), Entry(b"folder", FOLDER, mode=0o755)])
+    return source
+
+
+@spec("TRANSFER-17", "TRANSFER-26")
+def test_what_was_made_is_made_and_counted_once(tmp_path: Path, linked: PosixStore, target: PosixStore) -> None:
+    wanted, receipts = hashed(linked), MemoryReceipts()
+    now = evidence.boot_id()
+    for copied, expected in ((32, [b"d1/link", b"folder", b"z-link", b"zz"]), (1, [b"zz"]), (0, [])):
+        progress, made = Progress(), list[bytes]()
+        outcome = run_copies(linked, Making(target, made), b"out", wanted, receipts, options=PROCESS, progress=progress)
+        assert (outcome.complete, outcome.copied) == (True, copied)
+        assert sorted(made) == expected, "a further name may be one of a file that was replaced: it is made again"
+        assert (progress.files, progress.files_total) == (33, 33)
+        assert {receipt.boot for receipt in receipts._kept.values()} == {now}, "nothing was synced"
+        (tmp_path / "site/out/d1/f01").unlink() if copied == 32 else None
+    assert same_tree(tmp_path / "from", tmp_path / "site/out") == []
+
+
+@spec("TRANSFER-2")
+def test_what_was_to_be_made_and_is_not_there_is_not_recorded(
+    tmp_path: Path, linked: PosixStore, target: PosixStore
+) -> None:
+    wanted, receipts = hashed(linked), MemoryReceipts()
+    lost = frozenset([b"d1/link", b"zz", b"folder"])
+    run_copies(linked, Making(target, [], lost), b"out", wanted, receipts, options=PROCESS)
+    assert not (tmp_path / "site/out/zz").exists()
+    assert run_copies(linked, target, b"out", wanted, receipts, options=PROCESS).complete
+    assert same_tree(tmp_path / "from", tmp_path / "site/out") == []
+
+
+@spec("TRANSFER-2", "TRANSFER-28")
+def test_what_changed_after_it_was_looked_at_is_not_vouched_for_by_its_further_name(
+    tmp_path: Path, linked: PosixStore, target: PosixStore
+) -> None:
+    wanted, receipts = hashed(linked), MemoryReceipts()
+    assert run_copies(linked, target, b"out", wanted, receipts, options=PROCESS).complete
+    (tmp_path / "site/out/d1/f01").unlink()
+
+    def spoil(verb: str, key: bytes) -> None:
+        if verb == "fetch.item" and key == b"d1/f01":
+            with (tmp_path / "site/out/big").open("r+b") as file:
+                file.write(b"spoilt")
+
+    assert run_copies(Doing(linked, spoil), target, b"out", wanted, receipts, options=PROCESS).copied == 1
+    assert b"big" in [key for key, _ in prove(target.below(b"out"), wanted, receipts).corrupt.shown]
+
+
+@spec("TRANSFER-21")
+@pytest.mark.parametrize("calls", [0, 1])
+def test_nothing_is_made_where_the_right_to_go_on_is_lost(tmp_path: Path, target: PosixStore, calls: int) -> None:
+    """Before links, and again before folders, which are made last."""
+    source, progress, log = PosixStore(tmp_path / "from"), Progress(), list[tuple[str, bytes]]()
+    source.make([Entry(b"folder", FOLDER, mode=0o755)])
+
+    def fence() -> None:
+        if progress.phase == "linking" and log.count(("make", b"")) == calls:
+            raise Conflict("the work is another's", code="lost")
+
+    with pytest.raises(Conflict):
+        run_copies(
+            source, Recording(target, log), b"out", listed(source), MemoryReceipts(), progress=progress,
+            options=Options(durability="process", fence=fence),
+        )  # fmt: skip
+    assert log.count(("make", b"")) == calls
+
+
+# ---------------------------------------------------------------------------------------------------- signs of life
+
+
+class Living(Around):
+    """Notes how many signs of life there were before each operation that takes long at a large target."""
+
+    def __init__(self, inner: Store, progress: Progress, verb: str, ticks: list[int]) -> None:
+        super().__init__(inner)
+        self.progress, self.verb, self.ticks = progress, verb, ticks
+
+    def part_of(self, inner: Store) -> Living:
+        return Living(inner, self.progress, self.verb, self.ticks)
+
+    def step(self, verb: str, key: bytes = b"") -> bool:
+        if verb == self.verb:
+            self.ticks.append(self.progress.ticks)
+        return False
+
+
+@spec("TRANSFER-20")
+@pytest.mark.parametrize("verb", ["stamps", "stat", "make"])
+def test_looking_and_making_give_signs_of_life(tmp_path: Path, target: PosixStore, verb: str) -> None:
+    source = PosixStore(tmp_path / "from")
+    source.make([Entry(b"%d/folder" % n, FOLDER, mode=0o755) for n in range(30)])
+    source.make([Entry(b"%d/link" % n, LINK, target=b"x") for n in range(30)])
+    wanted, receipts = hashed(source), MemoryReceipts()
+    assert len(wanted.manifest.refs) > 3
+    if verb != "make":
+        assert run_copies(source, target, b"out", wanted, receipts, options=PROCESS).complete
+    if verb == "stat":  # nothing vouches for the half; of the other half the folder is asked for
+        receipts = MemoryReceipts()
+        for n in range(15):
+            (tmp_path / f"site/out/{n}/link").unlink()
+    progress, ticks = Progress(), list[int]()
+    goal = Living(target, progress, verb, ticks)
+    assert run_copies(source, goal, b"out", wanted, receipts, options=PROCESS, progress=progress).complete
+    assert len(ticks) > 3
+    assert all(one < other for one, other in itertools.pairwise(ticks)), ticks

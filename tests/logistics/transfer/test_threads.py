@@ -29,6 +29,19 @@ def test_all_work_together_and_the_first_failure_is_raised(count: int) -> None:
         together(work, count)
 
 
+def test_no_thread_keeps_a_process_from_ending() -> None:
+    daemons, ahead = list[bool](), Ahead()
+
+    def note() -> None:
+        daemons.append(threading.current_thread().daemon)
+
+    together(lambda stop: note(), 2)
+    ahead.put(note)
+    ahead.end()
+    watched(note, lambda: 0, 5.0, lambda: None, "noting")
+    assert daemons == [True] * 4
+
+
 def test_ahead_is_one_thread_with_one_piece_at_a_time() -> None:
     ahead, ran = Ahead(), list[tuple[int, str]]()
     gate = threading.Event()

@@ -4,7 +4,8 @@
         --select TestPosix --count 40 --seed 1
 
 A mutant is run in a copy of the package that is put first on the import path, so that child processes of a test meet
-it too.  It is killed when the tests fail, cannot start, or do not end in time.  Mistakes: a comparison turned, `not`
+it too.  It is killed when the tests fail or cannot start; one whose tests did not end in time is told apart and counts
+as not killed, since a slow machine looks the same.  Mistakes: a comparison turned, `not`
 taken away, `and` for `or`, a number off by one, arithmetic turned, a condition made constant, a statement dropped, a
 result withheld.  Equivalent mutants are listed by the caller as `line text → mistake`, with a reason.
 """
@@ -79,17 +80,30 @@ class Report:
     possible: int
     killed: list[Mutant] = field(default_factory=list)
     survived: list[Mutant] = field(default_factory=list)
+    timed_out: list[Mutant] = field(default_factory=list)
+    """Their tests did not end in time: a hang or a slow machine, so they count as not killed."""
+
+    @property
+    def tried(self) -> int:
+        """How many were tried."""
+        return len(self.killed) + len(self.survived) + len(self.timed_out)
 
     @property
     def rate(self) -> float:
         """Share of those tried that were killed, 0 … 1."""
-        tried = len(self.killed) + len(self.survived)
-        return len(self.killed) / tried if tried else 0.0
+        return rate([self])
 
     def __str__(self) -> str:
-        tried = len(self.killed) + len(self.survived)
-        lines = [f"{self.module}: {len(self.killed)} of {tried} mutants killed ({self.possible} possible)"]
-        return "\n".join(lines + [f"  survived  {m}" for m in self.survived])
+        late = f", {len(self.timed_out)} timed out" if self.timed_out else ""
+        lines = [f"{self.module}: {len(self.killed)} of {self.tried} mutants killed{late} ({self.possible} possible)"]
+        lines += [f"  survived  {m}" for m in self.survived]
+        return "\n".join(lines + [f"  {TIMED_OUT}  {m}" for m in self.timed_out])
+
+
+def rate(reports: Collection[Report]) -> float:
+    """Share of all mutants tried that were killed, 0 … 1: small samples of several modules mean something together."""
+    tried = sum(one.tried for one in reports)
+    return sum(len(one.killed) for one in reports) / tried if tried else 0.0
 
 
 Change = tuple[ast.AST, str, Callable[[], None]]
@@ -258,21 +272,24 @@ def run(
     equivalent: Collection[str] = (),
     seconds: float = 120,
     tell: Callable[[str], None] = lambda line: None,
+    clean: bool = True,
 ) -> Report:
-    """Try `count` mutants of a module with `pytest -x *tests`; the clean copy must pass first."""
+    """Try `count` mutants of a module with `pytest -x *tests`; the clean copy must pass first, unless the caller knows
+    that it does (`clean` False)."""
     with tempfile.TemporaryDirectory(prefix="dls-mutants-") as folder:
         shadow = Shadow(module, Path(folder))
         shadow.check(cwd)
         pytest = ["-m", "pytest", "-x", "-q", "--no-header", "-o", f"cache_dir={folder}/cache"]
         command = shadow.command(*pytest, f"--basetemp={folder}/tmp", *tests)
-        if said := killed(command, cwd, seconds):
+        if clean and (said := killed(command, cwd, seconds)):
             raise RuntimeError(f"the tests fail without a mistake:\n{said}")
         report = Report(module, len(mutants(shadow.source)))
         for mutant in sample(shadow.source, count, seed, equivalent):
             shadow.put(mutated(shadow.source, mutant.number))
             told = killed(command, cwd, seconds)
-            (report.killed if told else report.survived).append(mutant)
-            tell(f"{'killed  ' if told else 'SURVIVED'}  {mutant}")
+            met = {"": report.survived, TIMED_OUT: report.timed_out}.get(told, report.killed)
+            met.append(mutant)
+            tell(f"{'SURVIVED' if not told else TIMED_OUT if told == TIMED_OUT else 'killed'}  {mutant}")
     return report
 
 

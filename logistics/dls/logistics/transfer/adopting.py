@@ -29,7 +29,6 @@ def look(transfer: Transfer) -> set[int]:
     transfer.progress.phase = "checking"
     settled, unsynced = set[int](), list[int]()
     clashes, count = list[bytes](), 0
-    folders: dict[bytes, bool] = {}
     for number, ref in enumerate(transfer.wanted.manifest.refs):
         segment = transfer.wanted.manifest.load(ref.digest)
         receipt = transfer.evidence.receipt(segment)
@@ -43,7 +42,7 @@ def look(transfer: Transfer) -> set[int]:
                 unsynced.append(number)
             continue
         others = _others(transfer, segment, sorts, receipt, now, copies.check)
-        others += _blocked(transfer, segment, copies.absent + [i for i in sorts.made if not now[i]], folders)
+        others += _blocked(transfer, segment, copies.absent + [i for i in sorts.made if not now[i]])
         count += len(others)
         clashes.extend(segment.paths[i] for i in others[: SHOWN - len(clashes)])
         transfer.logs.shut(segment.digest)
@@ -134,13 +133,11 @@ def _same_content(transfer: Transfer, segment: Segment, i: int) -> bool:
     return bool(expected) and bool(proven(transfer.landing.final, segment, [i], expected, transfer.tick))
 
 
-def _blocked(transfer: Transfer, segment: Segment, absent: Iterable[int], folders: dict[bytes, bool]) -> list[int]:
+def _blocked(transfer: Transfer, segment: Segment, absent: Iterable[int]) -> list[int]:
     """Those of the absent names above which a file or a link stands where a folder is needed."""
-    final = transfer.landing.final
+    final, folders = transfer.landing.final, dict[bytes, bool]()
     if FOLDER not in final.keeps.kinds:
         return []
-    if len(folders) > 100_000:
-        folders.clear()
 
     def fits(folder: bytes) -> bool:
         if folder not in folders:

@@ -39,7 +39,7 @@ def known(manifest: Manifest) -> Wanted:
 
 
 class _Spool:
-    """Encoded segments and stamps in an unnamed file that ends with the process."""
+    """Encoded segments and stamps in an unnamed file that ends with the process; nothing is added once one is read."""
 
     def __init__(self, folder: Path | None) -> None:
         if folder is not None:
@@ -58,11 +58,8 @@ class _Spool:
 
     def _bytes(self, start: int, length: int) -> bytes:
         with self._lock:
-            end = self._file.seek(0, 2)
             self._file.seek(start)
-            data = self._file.read(length)
-            self._file.seek(end)
-        return data
+            return self._file.read(length)
 
     def segment(self, digest: bytes) -> Segment:
         start, length, _, _ = self._at[digest]

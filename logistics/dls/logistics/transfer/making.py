@@ -13,6 +13,7 @@ from dls.logistics.entry import FILE, FOLDER, LINK
 from dls.logistics.manifest import Bitmap
 from dls.logistics.segment import Segment
 from dls.logistics.transfer.plan import sort
+from dls.logistics.transfer.receipt import Receipt
 from dls.logistics.transfer.transfer import Transfer
 
 
@@ -49,13 +50,16 @@ def _load(transfer: Transfer, number: int) -> Segment:
     return transfer.wanted.manifest.load(transfer.wanted.manifest.refs[number].digest)
 
 
+def _receipt(transfer: Transfer, segment: Segment) -> Receipt:
+    """What is proven of a segment: nothing, where its evidence was dropped meanwhile."""
+    return transfer.evidence.receipt(segment) or transfer.evidence.receipt_of(segment, None, (), {})
+
+
 def _missing(transfer: Transfer, segment: Segment) -> tuple[list[int], list[int]]:
     """What is to be made and is not proven to be; and all further names of hard-linked files: a receipt proves their
     bytes, not that their first name was not replaced since.  Making again what is right changes nothing."""
-    made, receipt = sort(segment, transfer.landing.final.keeps).made, transfer.evidence.receipt(segment)
+    made, receipt = sort(segment, transfer.landing.final.keeps).made, _receipt(transfer, segment)
     links = [i for i in made if segment.kinds[i] == FILE]
-    if receipt is None:
-        return made, links
     now = transfer.landing.at.stamps([segment.paths[i] for i in made])
     proven = {i for i, s in zip(made, now, strict=True) if s and i in receipt.done and receipt.stamps[i] == s}
     return [i for i in made if i not in proven], links
@@ -65,9 +69,7 @@ def _restamp(transfer: Transfer, segment: Segment, firsts: Collection[bytes]) ->
     """Note the stamps of what was made, and those of the files whose number of names it changed."""
     made = sort(segment, transfer.landing.final.keeps).made
     ordinals = made + [i for i, path in enumerate(segment.paths) if path in firsts] if firsts else made
-    receipt = transfer.evidence.receipt(segment)
-    if receipt is None:
-        receipt = transfer.evidence.receipt_of(segment, None, (), {})
+    receipt = _receipt(transfer, segment)
     done, stamps = Bitmap(len(segment), receipt.done.encode()), list(receipt.stamps)
     now = transfer.landing.at.stamps([segment.paths[i] for i in ordinals])
     for i, stamp in zip(ordinals, now, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,14 +177,6 @@ def plan_segment(
         else:
             check.append(i)
     return Copies(frozenset(keep), check, absent)
-
-
-def plan_copies(
-    segments: Iterable[Segment], receipts: Iterable[Receipt | None], stamps: Iterable[Sequence[bytes]], boot: str
-) -> Iterator[tuple[Segment, Copies]]:
-    """The merge of what is wanted with the evidence of what is there, segment by segment, lazily."""
-    for segment, receipt, now in zip(segments, receipts, stamps, strict=True):
-        yield segment, plan_segment(segment, range(len(segment)), receipt, now, boot)
 
 
 @dataclass(frozen=True, slots=True)

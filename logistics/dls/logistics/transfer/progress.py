@@ -24,11 +24,11 @@ class Progress:
     failed: int = 0
     requests: int = 0
     """Bodies asked of the source."""
-    ticks: int = field(default=0, repr=False)
+    ticks: int = 0
     """Rises with every sign of life; a transfer in which it stands still is stalled."""
-    syncing: int = field(default=0, repr=False)
+    syncing: int = 0
     """Syncs under way: they give no sign of life until they end."""
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def moved(self, count: int) -> None:
         """`count` bytes more (or fewer), from any thread."""
