@@ -41,7 +41,7 @@ compiled:
 	@$(PY) -m compileall -q $(filter-out tests,$(SOURCES))
 
 faults: setup ## every kill and fault, a new seed each time (repeat one with DLS_SEED=N)
-	DLS_FAULTS=full $(PY) -m pytest -m fault
+	DLS_FAULTS=full $(PY) -m pytest -m fault -o faulthandler_timeout=30000
 
 clean: ## remove what the other targets made, the .venv included
 	rm -rf .venv build dist

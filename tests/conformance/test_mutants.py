@@ -192,14 +192,17 @@ def test_mistakes_are_told(module: str, rng: random.Random, faults_full: bool) -
 @pytest.mark.fault
 @pytest.mark.timeout(6 * 3600)
 def test_mistakes_in_transfers_are_told(rng: random.Random, faults_full: bool) -> None:
-    seed = rng.randrange(2**32) if faults_full else 7
+    """The promise is 0.9; three samples of other seeds gave 0.79, 0.83 and 0.92 (specs/changes.md says what is open)."""
+    if not faults_full:
+        pytest.skip("takes from ten minutes to hours: make faults")
+    seed = rng.randrange(2**32)
     reports: list[mutants.Report] = []
     for module in TRANSFERS:
         reports.append(
             mutants.run(
                 module,
                 TRANSFER,
-                count=20 if faults_full else 3,
+                count=20,
                 seed=seed,
                 cwd=ROOT,
                 equivalent=EQUIVALENT.get(module, {}),
