@@ -79,8 +79,8 @@ def requests(rng: random.Random, count: int, top: Path) -> Iterator[Any]:
 class Chaos:
     """Three workers to whom things happen."""
 
-    def __init__(self, home: Installation, server: Any, rng: random.Random) -> None:
-        self.home, self.server, self.rng = home, server, rng
+    def __init__(self, home: Installation, server: Any, rng: random.Random, *, restarts: bool) -> None:
+        self.home, self.server, self.rng, self.restarts = home, server, rng, restarts
         self.workers = [self._start() for _ in range(3)]
         self.done: Counter[str] = Counter()
 
@@ -89,7 +89,7 @@ class Chaos:
 
     def once(self) -> None:
         """Something happens to one of them, or to the server."""
-        number, what = self.rng.randrange(3), self.rng.random()
+        number, what = self.rng.randrange(3), self.rng.random() * (1.0 if self.restarts else 0.9)
         worker = self.workers[number]
         if what < 0.4:
             self.done["killed"] += 1
@@ -140,7 +140,7 @@ def test_three_workers_under_fire(
             dls.context.sites.add_site(site, str(tmp_path / site))
         for n in range(DATASETS):
             dls.take(Register(f"x:d{n}", str(tmp_path / f"d{n}")))
-        chaos = Chaos(home, server, rng)
+        chaos = Chaos(home, server, rng, restarts=faults_full)
         until, asked, todo = time.monotonic() + seconds, list[str](), requests(rng, count, tmp_path)
         while time.monotonic() < until:
             for action in [next(todo, None) for _ in range(max(1, count // 10))]:

@@ -333,3 +333,24 @@ def test_steps_of_old_runs_are_forgotten_runs_are_not(world: World) -> None:
     assert world.runs.prune(run.ended_ns + 1) == 2
     assert world.runs.get(run.id).state is RunState.DONE
     assert replace(world.runs.get(run.id), steps={}).results == {}
+
+
+@pytest.mark.spec("RUN-11")
+def test_a_claim_whose_answer_was_lost_is_queued_again(world: World) -> None:
+    slots = Slots(world.database, FileLocks(world.folder / "locks"), lease_s=10.0)
+    slot = slots.take("here", world.runs)
+    run = Durable(world.runs).enqueue(beside("one"), world.context)
+    assert slots.tidy(slot, world.runs) == []
+    assert world.runs.claim(slot.name, lambda tx: slots.still(tx, slot)) is not None  # and the answer never arrives
+    assert slots.tidy(slot, world.runs) == [run.id]
+    assert world.runs.get(run.id).state is RunState.QUEUED
+    world.clock.advance(11)
+    other = slots.take("here", world.runs)
+    slots.bury(world.runs, other.name)
+    with pytest.raises(Stop):  # whose slot was taken claims nothing
+        world.runs.claim(slot.name, lambda tx: slots.still(tx, slot))
+    assert world.runs.claim(other.name, lambda tx: slots.still(tx, other)) is not None
+    with pytest.raises(Stop):
+        slots.tidy(slot, world.runs) or slots.renew(slot)
+    slot.lock.release()
+    slots.leave(other)

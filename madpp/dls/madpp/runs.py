@@ -8,7 +8,7 @@ epoch, and every word about a run names the epoch of whoever says it: what an ov
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -116,11 +116,14 @@ class Runs:
         finally:
             lock.release(forget=True)
 
-    def claim(self, slot: str) -> Hold | None:
-        """The right to carry the run that has waited longest of those that may go on, for a worker's slot."""
+    def claim(self, slot: str, still: Callable[[Tx], None] | None = None) -> Hold | None:
+        """The right to carry the run that has waited longest of those that may go on, for a worker's slot; `still` is
+        asked within the change whether the slot is its own."""
         if self._database.one(_READY, (self._database.now_ns(),)) is None:  # idle workers write nothing
             return None
         with self._database.transaction() as tx:
+            if still is not None:
+                still(tx)
             row = tx.one(_READY, (tx.now_ns,))
             if row is None:
                 return None
@@ -218,6 +221,11 @@ class Runs:
         for (id,) in rows:
             _requeue(tx, id, f"{slot} is gone")
         return [id for (id,) in rows]
+
+    def has(self, slot: str) -> bool:
+        """Whether a slot carries a run, as far as the records say."""
+        sql = "SELECT 1 FROM runs WHERE slot = ? AND state = 'running' AND detached = 1"
+        return self._database.one(sql, (slot,)) is not None
 
     def cancelling(self, id: str) -> bool:
         """Whether somebody wants it to end."""

@@ -114,6 +114,21 @@ class Slots:
         if slot.lock.lost:  # the server was restarted: the slot is ours by its epoch, the lock has to be taken again
             slot.lock = self._locks.try_hold(f"slot-{slot.name}") or slot.lock
 
+    def still(self, tx: Tx, slot: Slot) -> None:
+        """Within a change: `Stop` where the slot was taken from us."""
+        sql = "SELECT 1 FROM slots WHERE name = ? AND epoch = ? AND state = 'live'"
+        if tx.one(sql, (slot.name, slot.epoch)) is None:
+            raise Stop("taken-over")
+
+    def tidy(self, slot: Slot, runs: Runs) -> list[str]:
+        """Queue again what the records say that we carry, though we carry nothing: the answer to a claim was lost.
+        Their ids."""
+        if not runs.has(slot.name):
+            return []
+        with self._database.transaction() as tx:
+            self.still(tx, slot)
+            return runs.orphan(tx, slot.name)
+
     def leave(self, slot: Slot) -> None:
         """Give it back; idempotent."""
         try:

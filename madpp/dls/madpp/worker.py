@@ -25,6 +25,8 @@ from dls.madpp.plan import plan_from
 from dls.madpp.runs import Runs, check
 from dls.madpp.slots import Slot, Slots, clock
 
+AWAY: Final = frozenset({"no-state", "commit-unknown", "state-busy"})
+"""The database could not be asked, or its answer was lost."""
 POLL_S: Final = 0.05
 TRIES: Final = 8
 """How often a step that fails in a way that may pass is tried; 1, 2, 4 … 60 s apart, about three minutes in all."""
@@ -124,7 +126,7 @@ class Worker:
                 if clock() >= bury:
                     bury = clock() + self.slots.lease_s / 5
                     self._bury()
-                hold = self.runs.claim(self.slot.name)
+                hold = self.runs.claim(self.slot.name, lambda tx: self.slots.still(tx, self.slot))
             except DlsError as exc:
                 self.tell("note", {"text": f"the state cannot be reached: {exc.message}", "code": exc.code})
                 time.sleep(1.0)
@@ -138,6 +140,7 @@ class Worker:
         return self._lost
 
     def _bury(self) -> None:
+        self.slots.tidy(self.slot, self.own)
         for id in self.slots.bury(self.own, self.slot.name, self.freed):
             self.tell("handed-over", {"run": id, "text": f"run {id} was left by a worker that is gone; queued again"})
         if clock() >= self._pruned + PRUNE_S:
@@ -165,8 +168,12 @@ class Worker:
             except Exception as exc:  # noqa: BLE001 - a bug in one run must not end the others
                 error = told(exc)
                 clean = error.get("code") != "stalled"
-                self._insist(lambda: self.runs.end(hold, actor, error))
-                state = "failed"
+                if error.get("code") in AWAY:  # not of a step: those are tried again
+                    self._insist(lambda: self.runs.hand_back(hold))
+                    state = "handed back"
+                else:
+                    self._insist(lambda: self.runs.end(hold, actor, error))
+                    state = "failed"
         except Stop as stop:
             clean, state = False, self._stopped(stop, hold)
         except DlsError as exc:  # the state could not be reached for long, or somebody ended the run
