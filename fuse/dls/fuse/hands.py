@@ -1,0 +1,80 @@
+"""Workers as the one who decides sees them: processes, or none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import deque
+from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any, Protocol
+
+from dls.fuse.work import Form, Worker
+from dls.logistics.errors import Unavailable
+
+
+class Hand(Protocol):
+    """One worker: messages (verb, job, …) go in, answers (verb, job, result) come out."""
+
+    def send(self, verb: str, job: int, *rest: Any) -> None:
+        """Ask for something."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class Inline:
+    """A worker in this process: answers are ready at once."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.answers: deque[Any] = deque()
+
+    def send(self, verb: str, job: int, *rest: Any) -> None:
+        self.answers.append((verb, job, getattr(self._worker, verb)(job, *rest)))
+
+    def close(self) -> None:
+        self.answers.clear()
+
+
+class Process:
+    """A worker process; it ends with its connection."""
+
+    def __init__(self, root: bytes, fd: int, form: Form) -> None:
+        ours_end, theirs = Pipe()
+        self.pipe: Connection = ours_end
+        # Not `-m`: what goes through the pipe would be of a module named `__main__`.
+        command = [sys.executable, "-c", "from dls.fuse.work import main; main()", str(theirs.fileno())]
+        self._child = subprocess.Popen(command, pass_fds=(theirs.fileno(), fd), stdin=subprocess.DEVNULL)
+        theirs.close()
+        self.pipe.send((root, fd, tuple(form)))
+
+    def send(self, verb: str, job: int, *rest: Any) -> None:
+        self.pipe.send((verb, job, *rest))
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self.pipe.send(None)
+        self.pipe.close()
+        try:
+            self._child.wait(5)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+
+
+def heard(hands: list[Any]) -> list[Any]:
+    """Answers that have come; waits up to a second for one."""
+    if isinstance(hands[0], Inline):
+        found = list(hands[0].answers)
+        hands[0].answers.clear()
+        return found
+    out: list[Any] = []
+    for pipe in wait([hand.pipe for hand in hands], 1.0):
+        try:
+            out.append(pipe.recv())  # type: ignore[union-attr]
+        except EOFError:
+            raise Unavailable(
+                "a process that packs has ended", code="worker-died", remedy="look at its messages and run the same again"
+            ) from None
+    return out

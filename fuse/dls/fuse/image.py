@@ -1,0 +1,363 @@
+"""An image opened for reading: names to nodes, nodes to bytes, every byte checked before it is given.
+
+    with open_image("tree.sqfs") as image:
+        image.read(image.find(b"dir/file"))
+
+Nothing is loaded but what is asked for: the index is mapped, frames are decoded when they are needed and a bounded number
+is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Final, NamedTuple, Protocol
+
+from dls.fuse import records
+from dls.fuse.codec import Unpacker, sum_of
+from dls.fuse.index import _FP, EXTENT, FOOTER, MAGIC, RAW, Index, damaged, hash_of, mapped
+from dls.fuse.records import FRAME, HEAD, LOW, NO_TAIL, Attr
+from dls.fuse.squashfs import SUPER
+from dls.logistics import digest as digests
+from dls.logistics import names
+from dls.logistics.entry import FILE, Entry
+from dls.logistics.errors import Conflict, Corrupt, DlsError, Invalid, NotFound, Unavailable, Unsupported
+from dls.logistics.manifest import Manifest
+from dls.logistics.stores.posix_errors import ours
+
+_FRAMES_KEPT: Final = 256
+_BLOCKS_KEPT: Final = 64
+_MARK: Final = ~LOW
+_MIN_RECORD: Final = HEAD
+
+
+class Source(Protocol):
+    """Where the stored bytes of an image are."""
+
+    name: str
+    size: int
+
+    def at(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`, fewer at the end."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class LocalFile:
+    """An image on this machine."""
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as exc:
+            raise ours(exc, path) from exc
+        self.size = os.fstat(self.fd).st_size
+
+    def at(self, offset: int, size: int) -> bytes:
+        """From the file."""
+        try:
+            data = os.pread(self.fd, size, offset)
+        except OSError as exc:
+            raise ours(exc, self.name) from exc
+        while 0 < len(data) < size and (more := os.pread(self.fd, size - len(data), offset + len(data))):
+            data += more
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class Found(NamedTuple):
+    """A file that `verify` looked at and what was wrong with it."""
+
+    path: bytes
+    error: DlsError
+
+
+class Image:
+    """A tree in a file.  Paths are bytes, relative, '' the root; safe for several threads."""
+
+    def __init__(self, source: Source, index: Index) -> None:
+        self.source, self.index = source, index
+        self.block: int = int(index.header.image["block"])
+        self.root = index.header.root
+        if not 0 < self.block <= 1 << 20 or not records.FIRST <= self.root < index.header.space:
+            raise damaged("its header says what cannot be")
+        self._frames: OrderedDict[int, bytes] = OrderedDict()
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._frame_data = index.section("frame data")
+        self._local = threading.local()
+        self._lock = threading.Lock()
+
+    # -------------------------------------------------------------------------------------------- frames
+
+    @property
+    def _unpacker(self) -> Unpacker:
+        found: Unpacker | None = getattr(self._local, "unpacker", None)
+        if found is None:
+            found = self._local.unpacker = Unpacker()
+        return found
+
+    def frame(self, number: int) -> bytes:
+        """A frame of space."""
+        found = self._frames.get(number)
+        if found is not None:
+            return found
+        at, stored, check = self.index.frames[number]
+        data = self._frame_data[at : at + stored]
+        if len(data) != stored or sum_of(data) != check:
+            raise damaged(f"frame {number} of its names")
+        plain = self._unpacker.one(data, FRAME)
+        with self._lock:
+            self._frames[number] = plain
+            if len(self._frames) > _FRAMES_KEPT:
+                self._frames.popitem(last=False)
+        return plain
+
+    def attr(self, position: int) -> Attr:
+        """The attributes in the record at a position of space."""
+        frame, at = self.frame(position >> 16), position & FRAME - 1
+        if at + _MIN_RECORD > len(frame):
+            raise damaged("a record lies outside")
+        return records.unpack(frame, at)
+
+    # --------------------------------------------------------------------------------------------- names
+
+    def lookup(self, folder: Attr, name: bytes) -> int:
+        """The position of the record of a name in a folder, -1 where there is none."""
+        hashed = hash_of(name, folder.ino)
+        mark, table = (hashed >> 40) << _FP, self.index.names
+        mask = table.count - 1
+        at = hashed >> 20 & mask
+        start, stop = folder.a << 3, (folder.a << 3) + folder.b + (folder.c << 32)
+        want = len(name)
+        for _ in range(table.count):
+            (slot,) = table[at]
+            if not slot:
+                return -1
+            if slot & _MARK == mark:
+                position = (slot & LOW) << 3
+                if start <= position < stop:
+                    frame, inside = self.frame(position >> 16), position & FRAME - 1
+                    size = int.from_bytes(frame[inside + 144 : inside + 148], "little")
+                    if size == want and frame[inside + HEAD : inside + HEAD + size] == name:
+                        return position
+            at = at + 1 & mask
+        raise damaged("its table of names is full")
+
+    def find(self, path: bytes) -> Attr:
+        """The node of a path; NotFound with the path."""
+        attr = self.attr(self.root)
+        if path:
+            names.check(path)
+            for name in path.split(b"/"):
+                position = self.lookup(attr, name) if attr.mode >> 12 == 4 else -1
+                if position < 0:
+                    raise NotFound(
+                        f"there is no {names.show(path)} in {self.source.name}",
+                        code="no-such-key", key=names.show(path), store=self.source.name, remedy="check the name",
+                    )  # fmt: skip
+                attr = self.attr(position)
+        return attr
+
+    def rows(self, folder: Attr) -> Iterator[tuple[bytes, Attr]]:
+        """The names in a folder, in order of the manifest, without `.` and `..`."""
+        at, stop, number = folder.a << 3, (folder.a << 3) + folder.b + (folder.c << 32), 0
+        while at < stop:
+            frame, inside = self.frame(at >> 16), at & FRAME - 1
+            limit = min(len(frame), inside + stop - at)
+            while inside + HEAD < limit:
+                size = int.from_bytes(frame[inside + 144 : inside + 148], "little")
+                length = records.length_of(size)
+                if not size or inside + length > limit:
+                    if size:
+                        raise damaged("a record crosses its frame")
+                    break
+                if number > 1:
+                    yield frame[inside + HEAD : inside + HEAD + size], records.unpack(frame, inside)
+                number += 1
+                inside += length
+            at = (at | FRAME - 1) + 1
+
+    def listdir(self, path: bytes = b"") -> list[bytes]:
+        """The names in a folder."""
+        return [name for name, _ in self.rows(self._of_kind(path, 4, "folder"))]
+
+    def walk(self, path: bytes = b"") -> Iterator[tuple[bytes, Attr]]:
+        """Everything below a folder, folders before what is in them."""
+        todo = [(path + b"/" if path else b"", self._of_kind(path, 4, "folder"))]
+        while todo:
+            prefix, folder = todo.pop()
+            inside = []
+            for name, attr in self.rows(folder):
+                yield prefix + name, attr
+                if attr.mode >> 12 == 4:
+                    inside.append((prefix + name + b"/", attr))
+            todo.extend(reversed(inside))
+
+    def _of_kind(self, path: bytes, kind: int, word: str) -> Attr:
+        attr = self.find(path)
+        if attr.mode >> 12 != kind:
+            shown = names.show(path)
+            raise Conflict(f"{shown} is no {word}", code="not-a-file", key=shown, remedy="look again at what is there")
+        return attr
+
+    def text(self, link: Attr) -> bytes:
+        """The text of a symbolic link."""
+        position = link.a << 3
+        frame, at = self.frame(position >> 16), position & FRAME - 1
+        if at + link.size > len(frame):
+            raise damaged("the text of a link lies outside")
+        return frame[at : at + link.size]
+
+    def xattrs(self, attr: Attr) -> dict[bytes, bytes]:
+        """The extended attributes of a node."""
+        if attr.xattrs < 0:
+            return {}
+        at, size, check = self.index._table("xattrs", EXTENT)[attr.xattrs]
+        data = bytes(self.index.section("xattr data")[at : at + size])
+        if len(data) != size or sum_of(data) != check:
+            raise damaged("extended attributes")
+        out: dict[bytes, bytes] = {}
+        (count,) = struct.unpack_from("<H", data)
+        inside = 2
+        for _ in range(count):
+            a, b = struct.unpack_from("<HI", data, inside)
+            inside += 6
+            out[data[inside : inside + a]] = data[inside + a : inside + a + b]
+            inside += a + b
+        return out
+
+    # --------------------------------------------------------------------------------------------- bytes
+
+    def stored(self, number: int, plain: int) -> bytes:
+        """The content of block `number`, `plain` bytes or fewer; not kept."""
+        at, size, check = self.index.blocks[number]
+        raw, size = size & RAW, size & ~RAW
+        if not size:
+            return bytes(plain)
+        data = self.source.at(at, size)
+        if len(data) != size or sum_of(data) != check:
+            raise Corrupt(
+                f"{self.source.name} is damaged at byte {at} ({size} bytes)",
+                code="bad-image", store=self.source.name, remedy="get the image again",
+            )  # fmt: skip
+        return data if raw else self._unpacker.one(data, max(plain, self.block))
+
+    def kept(self, number: int, plain: int) -> bytes:
+        """As `stored`, and kept for whoever asks next."""
+        found = self._blocks.get(number)
+        if found is None:
+            found = self.stored(number, plain)
+            with self._lock:
+                self._blocks[number] = found
+                if len(self._blocks) > _BLOCKS_KEPT:
+                    self._blocks.popitem(last=False)
+        return found
+
+    def pieces(self, attr: Attr, start: int, stop: int) -> list[bytes | memoryview]:
+        """The bytes `start … stop-1` of a file, as they lie in its blocks; past the end gives what there is."""
+        size, block, tail = attr.size, self.block, attr.b
+        stop = min(stop, size)
+        if start >= stop:
+            return []
+        out: list[bytes | memoryview] = []
+        own = size if tail == NO_TAIL else size // block * block
+        while start < stop:
+            if start >= own:
+                data, at = self.kept(tail, block), attr.c + start - own
+                end = attr.c + stop - own
+                if end > len(data):
+                    raise damaged("a file ends outside of its block")
+                out.append(data if at == 0 and end == len(data) else memoryview(data)[at:end])
+                break
+            number, inside = divmod(start, block)
+            plain = min(block, own - number * block)
+            whole = inside == 0 and stop - start >= plain
+            data = (self.stored if whole else self.kept)(attr.a + number, plain)
+            if len(data) != plain:
+                raise damaged("a block has another length than its file")
+            end = min(plain, inside + stop - start)
+            out.append(data if whole else memoryview(data)[inside:end])
+            start += end - inside
+        return out
+
+    def read(self, attr: Attr, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes `start … stop-1` of a file."""
+        return b"".join(self.pieces(attr, start, attr.size if stop is None else stop))
+
+    # ------------------------------------------------------------------------------------------ manifest
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the image holds; its content is that of the tree it was made from."""
+        refs = self.index.refs()
+        numbers = {ref.digest: i for i, ref in enumerate(refs)}
+        return Manifest(refs, lambda digest: self.index.segment(numbers[digest], refs[numbers[digest]]))
+
+    def verify(self, *, every: int = 1) -> Iterator[tuple[Entry, DlsError | None]]:
+        """Read every file (or each `every`th) and compare it with the manifest."""
+        for number, entry in enumerate(self.manifest):
+            if entry.kind == FILE and number % every == 0:
+                yield entry, self._wrong(entry)
+
+    def _wrong(self, entry: Entry) -> DlsError | None:
+        try:
+            attr, hasher = self.find(entry.path), digests.Hasher(0)
+            for at in range(0, attr.size, 1 << 20):
+                for piece in self.pieces(attr, at, at + (1 << 20)):
+                    hasher.update(piece)
+        except DlsError as error:
+            return error
+        if hasher.digest() == entry.digest and attr.size == entry.size:
+            return None
+        shown = names.show(entry.path)
+        return Corrupt(f"{shown} has another content than was packed", code="content-differs", key=shown)
+
+    def close(self) -> None:
+        """Let go of the file.  Idempotent."""
+        self._frames.clear()
+        self._blocks.clear()
+        self.source.close()
+
+    def __enter__(self) -> Image:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def open_image(path: str) -> Image:
+    """The image in a file on this machine; Invalid where it is none of ours."""
+    source = LocalFile(path)
+    try:
+        if source.size < SUPER.size + FOOTER.size:
+            raise _foreign(path)
+        magic, _, _, _, _, whole = FOOTER.unpack(source.at(source.size - FOOTER.size, FOOTER.size))
+        if magic != MAGIC:
+            raise _foreign(path)
+        if not FOOTER.size < whole <= source.size:
+            raise damaged("it says a size that cannot be", store=path)
+        index = Index(mapped(source.fd, source.size - whole, whole))
+        image = index.header.image
+        if image.get("bytes") != source.size - whole or digests.text(digests.of(source.at(0, SUPER.size))) != image["super"]:
+            raise Corrupt(f"the index in {path} belongs to another image", code="bad-image", remedy="get the image again")
+        return Image(source, index)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _foreign(path: str) -> Invalid:
+    return Invalid(f"{path} is no image of ours, or was cut short", code="not-an-image", remedy="pack it: dls pack FOLDER IMAGE")

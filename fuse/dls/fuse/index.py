@@ -1,0 +1,285 @@
+"""The index of an image: names, attributes, extents and sums, behind the image in the same file or in a file beside it.
+
+Format: `specs/image.md`.  Sections begin at multiples of 8; tables have one sum per page of 4 KiB, looked at when a page is
+first used, so that opening costs the same for ten files and ten million.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import struct
+import zlib
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dls.fuse.codec import Packer, sum_of
+from dls.fuse.spool import Spool
+from dls.logistics import digest as digests
+from dls.logistics.errors import Corrupt, Unsupported
+from dls.logistics.manifest import SegmentRef, decode_refs
+from dls.logistics.segment import Segment
+
+VERSION: Final = 1
+PAGE: Final = 4096
+FOOTER: Final = struct.Struct("<8sIIQ32sQ")
+MAGIC: Final = b"DLSINDEX"
+EXTENT: Final = struct.Struct("<QII")
+"""One stored frame: position of its first byte, stored bytes (RAW set: as they are; 0: zeros), sum of the stored bytes."""
+RAW: Final = 1 << 24
+SLOT: Final = struct.Struct("<Q")
+EMPTY: Final = 0
+_FP = 40
+"""A slot of the table of names: the record's position / 8 in the lower 40 bits, above it 24 bits of the hash."""
+_LARGEST_HEADER = 1 << 24
+
+
+def hash_of(name: bytes, parent: int) -> int:
+    """64 bits: where a name under the folder with this inode number is looked for, and its mark in the slot."""
+    low = zlib.crc32(name, parent)
+    return (low * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the end of an index says about all of it."""
+
+    image: dict[str, Any]
+    """What it belongs to: `bytes` of the image, `super` (digest of its first 96 bytes), `block` size."""
+    counts: dict[str, int]
+    root: int
+    """Position of the root's record."""
+    space: int
+    """Bytes of space."""
+    slots: int
+    """A power of two."""
+    sections: dict[str, tuple[int, int]]
+    """Position, from the start of the index, and bytes."""
+    digests: dict[str, str]
+    """Of sections that are read whole."""
+    made: dict[str, Any]
+    """With what: format, level, sizes; nothing that differs between two packs of one tree."""
+
+    def encode(self) -> bytes:
+        """As it is stored."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Header:
+        """What `encode` made; Corrupt otherwise."""
+        try:
+            found = json.loads(data)
+            found["sections"] = {str(k): (int(a), int(b)) for k, (a, b) in found["sections"].items()}
+            return cls(**{name: found[name] for name in cls.__slots__})
+        except (ValueError, TypeError, KeyError) as exc:
+            raise damaged("its header cannot be read") from exc
+
+
+def damaged(why: str, **facts: Any) -> Corrupt:
+    """An index that is not what was written."""
+    return Corrupt(
+        f"the index of the image is damaged: {why}",
+        code="bad-image",
+        remedy="get the image again, or make its index anew: dls index IMAGE",
+        **facts,
+    )
+
+
+class Names:
+    """Collects names for the table of names; few bytes each, in a spool."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool, self.count = spool, 0
+
+    def add(self, hashed: int, position: int) -> None:
+        """A name (see `hash_of`) and where its record lies."""
+        self._spool.add(struct.pack("<QQ", hashed, position >> 3))
+        self.count += 1
+
+    @property
+    def slots(self) -> int:
+        """A power of two, at least a third more than there are names."""
+        return max(512, 1 << (self.count * 4 // 3).bit_length())
+
+    def table(self) -> array[int]:
+        """The slots: open addressing, the next slot is tried."""
+        slots = self.slots
+        table, mask = array("Q", bytes(8 * slots)), slots - 1
+        for chunk in self._spool:
+            for hashed, node in struct.iter_unpack("<QQ", chunk):
+                at = hashed >> 20 & mask
+                while table[at]:
+                    at = at + 1 & mask
+                table[at] = (hashed >> 40) << _FP | node
+        return table
+
+
+class Out:
+    """Writes sections one after the other, with the sums of their pages."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write = write
+        self.size = 0
+        self.sections: dict[str, tuple[int, int]] = {}
+        self.digests: dict[str, str] = {}
+        self._sums = bytearray()
+
+    def bytes(self, data: bytes) -> None:
+        """Append as it is."""
+        self._write(data)
+        self.size += len(data)
+
+    def align(self) -> None:
+        """Go on at a multiple of 8."""
+        self.bytes(bytes(-self.size % 8))
+
+    def whole(self, name: str, data: bytes) -> None:
+        """A section that is read whole, with its digest in the header."""
+        self.align()
+        self.sections[name] = (self.size, len(data))
+        self.digests[name] = digests.text(digests.of(data))
+        self.bytes(data)
+
+    def paged(self, name: str, parts: Iterable[bytes]) -> None:
+        """A section that is looked at page by page."""
+        self.align()
+        start, rest, sums = self.size, bytearray(), bytearray()
+        for part in parts:
+            rest += part
+            full = len(rest) // PAGE * PAGE
+            for at in range(0, full, PAGE):
+                sums += struct.pack("<I", sum_of(rest[at : at + PAGE]))
+            self.bytes(bytes(rest[:full]))
+            del rest[:full]
+        if rest:
+            sums += struct.pack("<I", sum_of(rest))
+            self.bytes(bytes(rest))
+        self.sections[name] = (start, self.size - start)
+        self.sections[name + " sums"] = (len(self._sums), len(sums))
+        self._sums += sums
+
+    def end(self, header: Header) -> None:
+        """The sums, the header and the footer."""
+        self.whole("sums", bytes(self._sums))
+        self.align()
+        data, at = header.encode(), self.size
+        self.bytes(data + bytes(-(self.size + len(data) + FOOTER.size) % 8))
+        self.bytes(FOOTER.pack(MAGIC, VERSION, len(data), at, digests.of(data), self.size + FOOTER.size))
+
+
+class Table:
+    """A section of fixed-size rows, each page of which is checked when it is first used."""
+
+    __slots__ = ("_bad", "_data", "_rows", "_sums", "_unpack", "_wanting", "count")
+
+    def __init__(self, data: memoryview, sums: memoryview, row: struct.Struct) -> None:
+        self._data, self._sums = data, sums.cast("I")
+        self._unpack, self._rows = row.unpack_from, row.size
+        self._wanting = bytearray(b"\1") * len(self._sums)
+        self.count = len(data) // row.size
+        if len(self._sums) != -(-len(data) // PAGE) or len(data) % row.size or PAGE % row.size:
+            raise damaged("a table has another size than its sums")
+
+    def __getitem__(self, i: int) -> tuple[int, ...]:
+        at = i * self._rows
+        page = at >> 12
+        if not 0 <= i < self.count:
+            raise damaged(f"row {i} of {self.count} is asked for")
+        if self._wanting[page]:
+            self._check(page)
+        return self._unpack(self._data, at)
+
+    def _check(self, page: int) -> None:
+        if sum_of(self._data[page << 12 : (page + 1) << 12]) != self._sums[page]:
+            raise damaged(f"page {page} of a table")
+        self._wanting[page] = 0
+
+    def check(self) -> None:
+        """Look at all pages now."""
+        for page in range(len(self._wanting)):
+            self._check(page)
+
+
+class Index:
+    """An index that was opened, on mapped or held bytes.  `read` names no files: `dls.fuse.image` does."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+        self.header = header = header_of(data)
+        self._sums = self._whole("sums")
+        self.frames = self._table("frames", EXTENT)
+        self.blocks = self._table("blocks", EXTENT)
+        self.names = self._table("names", SLOT)
+        if self.names.count != header.slots or header.slots & (header.slots - 1):
+            raise damaged("its table of names has a wrong size")
+
+    def section(self, name: str) -> memoryview:
+        """The bytes of a section."""
+        try:
+            at, size = self.header.sections[name]
+        except KeyError:
+            raise damaged(f"it has no section {name!r}") from None
+        if at < 0 or size < 0 or at + size > len(self.data):
+            raise damaged(f"its section {name!r} lies outside")
+        return self.data[at : at + size]
+
+    def _whole(self, name: str) -> memoryview:
+        found = self.section(name)
+        if digests.text(digests.of(found)) != self.header.digests.get(name):
+            raise damaged(f"its section {name!r}")
+        return found
+
+    def _table(self, name: str, row: struct.Struct) -> Table:
+        at, size = self.header.sections.get(name + " sums", (0, 0))
+        return Table(self.section(name), self._sums[at : at + size], row)
+
+    def whole(self, name: str) -> bytes:
+        """A section that is read whole, checked."""
+        return bytes(self._whole(name))
+
+    def refs(self) -> tuple[SegmentRef, ...]:
+        """The segments of the manifest."""
+        return decode_refs(self.whole("refs"))
+
+    def segment(self, number: int, ref: SegmentRef) -> Segment:
+        """Segment `number` of the manifest."""
+        table = self._table("segments", EXTENT)
+        at, size, _ = table[number]
+        data = self.section("segment data")
+        return Segment.decode(bytes(data[at : at + size]), expect=ref.digest)
+
+
+def header_of(data: memoryview) -> Header:
+    """The header of an index that ends where `data` ends; Corrupt or Unsupported otherwise."""
+    if len(data) < FOOTER.size:
+        raise damaged("it is cut short")
+    magic, version, size, at, digest, whole = FOOTER.unpack_from(data, len(data) - FOOTER.size)
+    if magic != MAGIC or whole != len(data):
+        raise damaged("it has no end")
+    if version != VERSION:
+        raise Unsupported(
+            f"the index has version {version}, this dls reads version {VERSION}",
+            code="newer-image",
+            remedy="update dls, or make the index anew: dls index IMAGE",
+        )
+    if size > _LARGEST_HEADER or at + size > len(data):
+        raise damaged("its header lies outside")
+    found = bytes(data[at : at + size])
+    if digests.of(found) != digest:
+        raise damaged("its header")
+    return Header.decode(found)
+
+
+def mapped(fd: int, start: int, size: int) -> memoryview:
+    """`size` bytes of a file from `start`, mapped."""
+    page = mmap.ALLOCATIONGRANULARITY
+    before = start % page
+    return memoryview(mmap.mmap(fd, before + size, access=mmap.ACCESS_READ, offset=start - before))[before:]
+
+
+def frame_packer() -> Packer:
+    """How frames of space are compressed."""
+    return Packer(3)

@@ -1,0 +1,263 @@
+"""The tables of an image, built from items in order: SquashFS's own and those of our index, side by side."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from heapq import merge
+from typing import Any, Final, NamedTuple
+
+from dls.fuse import records, squashfs
+from dls.fuse.codec import Packer, sum_of
+from dls.fuse.index import EXTENT, Names, frame_packer, hash_of
+from dls.fuse.source import Item
+from dls.fuse.spool import Rows, Spool
+from dls.fuse.work import Form
+from dls.logistics import names
+from dls.logistics.errors import Unsupported
+
+_LONGEST_TEXT = 4095
+_ENTRY = struct.Struct("<IHIH")
+
+
+class Place(NamedTuple):
+    """Where the bytes of a file lie."""
+
+    start: int
+    """Of the first block, from the start of the image."""
+    first: int
+    """Number of the first block of its own."""
+    holes: int
+    fragment: int
+    """Number of the fragment in the tables of SquashFS, or NONE."""
+    shared: int
+    """Number of the block that it shares, or NO_TAIL."""
+    offset: int
+    count: int
+    """Blocks of its own."""
+
+
+NOWHERE: Final = Place(0, 0, 0, squashfs.NONE, records.NO_TAIL, 0, 0)
+
+
+@dataclass(slots=True)
+class _Folder:
+    """A folder whose contents are being added."""
+
+    item: Item
+    number: int
+    parent: int
+    prefix: bytes
+    files: Rows
+    folders: list[tuple[bytes, int, int, int]]
+    rows: Rows
+    xattrs: tuple[int, int]
+
+
+class Layout:
+    """Builds all tables from items in order; one call per item."""
+
+    def __init__(self, form: Form, spools: Callable[[], Spool], blocks: Spool, counts: dict[Any, int]) -> None:
+        self._form, self._spools, self._blocks = form, spools, blocks
+        self.tables = squashfs.Tables(form.block, Packer(form.level), spools)
+        self.names = Names(spools())
+        self.frames, self.frame_data = spools(), spools()
+        self.space = records.Space(self._frame)
+        self._frame_at, self._pack_frame = 0, frame_packer()
+        self.xattr_rows, self.xattr_data = spools(), spools()
+        self._xattrs: dict[Any, tuple[int, int]] = {}
+        self._stack: list[_Folder] = []
+        self._pending: dict[bytes, _Folder] = {}
+        self._groups: dict[Any, tuple[int, int, int, int, bytes, bytes]] = {}
+        self.found: dict[Any, int] = {}
+        """How many names of each group were met."""
+        self._counts, self._nlinks = counts, dict[Any, int]()
+        self._number = 0
+        self.kinds = {"files": 0, "folders": 0, "links": 0, "others": 0}
+        self.root: tuple[int, int, int] = (0, 0, 0)
+
+    def _frame(self, plain: bytes) -> None:
+        data = self._pack_frame.one(plain)
+        self.frames.add(EXTENT.pack(self._frame_at, len(data), sum_of(data)))
+        self.frame_data.add(data)
+        self._frame_at += len(data)
+
+    # --------------------------------------------------------------------------------------------- items
+
+    def add(self, item: Item, place: Place = NOWHERE) -> bytes:
+        """The next item; returns the first name of its hard-link group, b'' where it is the first or only one."""
+        path, kind = item.path, item.mode >> 12
+        if kind == 4:
+            self._number += 1
+            self.kinds["folders"] += 1
+            parent = self._parent(path) if path else None
+            prefix = path + b"/" if path else b""
+            self._pending[prefix] = _Folder(
+                item, self._number, parent.number if parent else 0, prefix, Rows(self._spools), [], Rows(self._spools),
+                self._xattrs_of(item),
+            )  # fmt: skip
+            if item.empty:
+                self._stack.append(self._pending.pop(prefix))
+                self._close()
+            return b""
+        folder = self._parent(path)
+        name = path[len(folder.prefix) :]
+        if item.group is not None and (known := self._groups.get(item.group)):
+            self.found[item.group] += 1
+            self.kinds["files" if kind == 8 else "links" if kind == 10 else "others"] += 1
+            block, offset, number, type_, record, first = known
+            folder.files.add(_ENTRY.pack(block, offset, number, type_) + name)
+            folder.rows.add(_renamed(record, name))
+            return first
+        self._number += 1
+        number = self._number
+        nlink = self._counts.get(item.group, item.nlink) if item.group is not None else 1
+        seconds = item.mtime_ns // 1_000_000_000
+        seconds = seconds if 0 <= seconds < 1 << 32 else 0 if seconds < 0 else (1 << 32) - 1
+        squash_xattr, own_xattr = self._xattrs_of(item)
+        node = squashfs.Node(item.mode & 0o7777, item.uid, item.gid, seconds, number, nlink, squash_xattr)
+        generation, tail, offset, blocks, device = own_xattr + 1 << 40, 0, 0, -(-item.size // 512), 0
+        if kind == 8:
+            self.kinds["files"] += 1
+            type_ = squashfs.FILE
+            sizes = self._sizes(place)
+            where = squashfs.Where(place.start, sizes, place.fragment, place.offset, place.holes)
+            at = self.tables.file(node, item.size, where)
+            generation |= place.first
+            tail, offset = place.shared, place.offset
+            blocks = -(-(item.size - place.holes) // 512)
+        elif kind == 10:
+            self.kinds["links"] += 1
+            type_ = squashfs.LINK
+            if len(item.text) > _LONGEST_TEXT:
+                raise Unsupported(f"the link {names.show(path)} has a longer text than any kernel reads", code="long-link")
+            at = self.tables.link(node, item.text)
+            generation |= self.space.text(item.text) >> 3
+        else:
+            self.kinds["others"] += 1
+            type_ = {
+                6: squashfs.BLOCK_DEVICE, 2: squashfs.CHAR_DEVICE, 1: squashfs.FIFO, 12: squashfs.SOCKET,
+            }[kind]  # fmt: skip
+            device = _device(item.device)
+            at = self.tables.special(node, type_, device)
+        record = records.pack(
+            name, 0, generation, tail, offset, number, item.size, blocks, item.mtime_ns, item.mode, nlink, item.uid,
+            item.gid, device, self._form.block,
+        )  # fmt: skip
+        if item.group is not None:
+            # Names in several folders mean one node: it has a record of its own, known before any folder is closed.
+            lone = self.space.lone(record)
+            record = records.U64.pack(lone >> 3) + record[8:]
+            self._groups[item.group] = (*at, number, type_, record, path)
+            self.found[item.group], self._nlinks[item.group] = 1, nlink
+        folder.files.add(_ENTRY.pack(*at, number, type_) + name)
+        folder.rows.add(record)
+        return b""
+
+    def _sizes(self, place: Place) -> list[int]:
+        if not place.count:
+            return []
+        rows = self._blocks.at(place.first * EXTENT.size, place.count * EXTENT.size)
+        return [stored for _, stored, _ in EXTENT.iter_unpack(rows)]
+
+    def _xattrs_of(self, item: Item) -> tuple[int, int]:
+        """Numbers of the set in SquashFS and in the index; NONE and -1 where there is none."""
+        pairs = item.xattrs
+        if not pairs:
+            return squashfs.NONE, -1
+        known = self._xattrs.get(pairs)
+        if known is None:
+            data = struct.pack("<H", len(pairs)) + b"".join(
+                struct.pack("<HI", len(name), len(value)) + name + value for name, value in pairs
+            )
+            self.xattr_rows.add(EXTENT.pack(len(self.xattr_data), len(data), sum_of(data)))
+            self.xattr_data.add(data)
+            known = self._xattrs[pairs] = (self.tables.xattrs(pairs), len(self._xattrs))
+        return known
+
+    # ------------------------------------------------------------------------------------------- folders
+
+    def _parent(self, path: bytes) -> _Folder:
+        """The folder of a path, now open; those that are over are closed."""
+        stack = self._stack
+        cut_at = path.rfind(b"/") + 1
+        prefix = path[:cut_at]
+        while stack and stack[-1].prefix != prefix:
+            if prefix.startswith(stack[-1].prefix):
+                stack.append(self._pending.pop(prefix))
+                return stack[-1]
+            self._close()
+        if not stack:
+            stack.append(self._pending.pop(prefix))
+        return stack[-1]
+
+    def _close(self) -> None:
+        """Everything inside the innermost open folder is known: write it, and tell the folder above."""
+        folder = self._stack.pop()
+        item, number = folder.item, folder.number
+        nlink = 2 + len(folder.folders)
+        seconds = min(max(item.mtime_ns // 1_000_000_000, 0), (1 << 32) - 1)
+        squash_xattr, own_xattr = folder.xattrs
+        node = squashfs.Node(item.mode & 0o7777, item.uid, item.gid, seconds, number, nlink, squash_xattr)
+        # SquashFS gives the root a parent that no inode has.
+        parent = folder.parent or self._number + 1
+        block, offset, size = self.tables.folder(node, parent, self._listing(folder))
+        position, length = self.space.listing(self._records(folder), lambda record, at: self._placed(record, at, number))
+        generation = (own_xattr + 1 << 40) | position >> 3
+        name = item.path[item.path.rfind(b"/") + 1 :]
+        record = records.pack(
+            name, 0, generation, length & 0xFFFFFFFF, length >> 32, number, size, -(-size // 512), item.mtime_ns,
+            item.mode, nlink, item.uid, item.gid, 0, self._form.block,
+        )  # fmt: skip
+        folder.files.close()
+        folder.rows.close()
+        if not item.path:
+            self.root = block, offset, self.space.lone(record)
+            return
+        above = self._stack[-1] if self._stack and item.path.startswith(self._stack[-1].prefix) else None
+        above = above or self._parent(item.path)
+        above.folders.append((name, block, offset, number))
+        above.rows.add(record)
+
+    @staticmethod
+    def _listing(folder: _Folder) -> Iterator[tuple[bytes, int, int, int, int]]:
+        size = _ENTRY.size
+        files = ((row[size:], *_ENTRY.unpack_from(row)) for row in folder.files)
+        if not folder.folders:
+            return files
+        folders = ((name, block, offset, number, squashfs.DIR) for name, block, offset, number in sorted(folder.folders))
+        return merge(files, folders)
+
+    def _records(self, folder: _Folder) -> Iterator[bytes]:
+        item, parent = folder.item, folder.parent or folder.number
+        nothing = (0, 0, 0)
+        yield records.pack(b".", 0, *nothing, folder.number, 0, 0, item.mtime_ns, item.mode, 2, 0, 0, 0, 0)
+        yield records.pack(b"..", 0, *nothing, parent, 0, 0, 0, 0o040000, 2, 0, 0, 0, 0)
+        yield from folder.rows
+
+    def _placed(self, record: bytes, at: int, parent: int) -> None:
+        size = int.from_bytes(record[records.NAME_SIZE : records.NAME_SIZE + 4], "little")
+        self.names.add(hash_of(record[records.HEAD : records.HEAD + size], parent), at)
+
+    def settled(self) -> bool:
+        """Whether every hard-link group has as many names as its inode says."""
+        return all(self._nlinks[group] == count for group, count in self.found.items())
+
+    def finish(self) -> None:
+        """Close what is open, the root last."""
+        while self._stack:
+            self._close()
+        if self._pending:
+            raise AssertionError(f"folders were never closed: {list(self._pending)[:3]}")
+
+
+def _renamed(record: bytes, name: bytes) -> bytes:
+    head = record[: records.NAME_SIZE] + len(name).to_bytes(4, "little") + record[records.TYPE : records.HEAD]
+    return head + name + bytes(-len(name) % 8)
+
+
+def _device(number: int) -> int:
+    major, minor = os.major(number), os.minor(number)
+    return (minor & 0xFF) | major << 8 | (minor & ~0xFF) << 12

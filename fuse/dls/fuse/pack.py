@@ -1,0 +1,271 @@
+"""Packs a tree into an image: a SquashFS that any kernel mounts, and our index behind it.
+
+One process decides — names, places, tables — while workers read, hash, compress and write (`dls.fuse.work`).  Memory is
+bounded: tables go to nameless files beside the image as they grow.  The image appears under its name complete,
+synced and read back, or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from dls.fuse import squashfs
+from dls.fuse.codec import sum_of
+from dls.fuse.index import EXTENT, PAGE, RAW, Header, Out
+from dls.fuse.layout import Layout
+from dls.fuse.road import Progress, Road, hands_for
+from dls.fuse.source import Attributes, Item, no_attributes, walk
+from dls.fuse.spool import Spool, folder_for
+from dls.fuse.work import Form
+from dls.logistics import digest as digests
+from dls.logistics.errors import Corrupt, Exists
+from dls.logistics.manifest import Manifest, SegmentRef
+from dls.logistics.segment import Segment, cut
+from dls.logistics.stores.posix_errors import ours
+
+_MOST_WORKERS = 8
+_SMALL_TREE = 256
+"""A tree with fewer names is packed by this process alone: starting others would take longer."""
+
+
+class Options(NamedTuple):
+    """How to pack."""
+
+    form: Form = Form()
+    workers: int = -1
+    """Processes; 0: none but this one; -1: as many as the machine has, at most 8."""
+    owner: tuple[int, int] | None = None
+    """Numbers of user and group that own everything; None: as at the source."""
+    attributes: Attributes = no_attributes
+    duplicates: bool = True
+    """Whether equal files are stored once."""
+    replace: bool = False
+    """Whether an image that is there is replaced."""
+
+
+class Result(NamedTuple):
+    """What was packed."""
+
+    manifest: Manifest
+    """Readable while the image is there."""
+    bytes: int
+    """Of the whole image, the index included."""
+    index: int
+    """Bytes of the index."""
+    files: int
+    duplicates: int
+    seconds: float
+
+
+def pack(
+    source: str | bytes, image: str | bytes, options: Options = Options(), progress: Progress | None = None
+) -> Result:
+    """Pack the folder `source` into the file `image`.
+
+    Exists where there is one already; Conflict where the source changes meanwhile.
+    """
+    begun = time.monotonic()
+    root, path = os.path.abspath(os.fsencode(source)), os.path.abspath(os.fsencode(image))
+    shown = os.fsdecode(path)
+    if os.path.lexists(path) and not options.replace:
+        raise Exists(
+            f"{shown} exists already", code="key-exists", remedy="choose another name, or pack with --replace", store=shown
+        )
+    counts: dict[Any, int] = {}
+    progress = progress or Progress()
+    try:
+        while True:
+            target = _Target(path)
+            try:
+                made = _Making(root, path, target.fd, options, progress, counts)
+                made.data()
+                if made.settled():
+                    result = made.finish()
+                    target.appear(options.replace)
+                    return result._replace(seconds=time.monotonic() - begun)
+                # Some names of hard links lie outside of what is packed: now it is known how many lie inside.
+                counts = made.layout.found
+            finally:
+                target.close()
+    except OSError as exc:
+        raise ours(exc, shown) from exc
+
+
+class _Target:
+    """A file without a name, or with a hidden one where the file system knows no other way."""
+
+    def __init__(self, path: bytes) -> None:
+        self._path, self._folder = path, os.path.dirname(path)
+        self._hidden = self._folder + b"/.dls-" + os.urandom(8).hex().encode()
+        self._named = False
+        try:
+            self.fd = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        except OSError as exc:
+            if exc.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                raise
+            self.fd = os.open(self._hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
+            self._named = True
+
+    def appear(self, replace: bool) -> None:
+        """Give it its name, complete and synced, in one step."""
+        os.fsync(self.fd)
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if not self._named:
+                # With a folder's number given, Python follows the link in /proc to the file without a name.
+                os.link(f"/proc/self/fd/{self.fd}", self._hidden, dst_dir_fd=folder, follow_symlinks=True)
+                self._named = True
+            if replace:
+                os.rename(self._hidden, self._path)
+                self._named = False
+            else:
+                os.link(self._hidden, self._path)
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def close(self) -> None:
+        """Leave nothing but what appeared."""
+        if self._named:
+            with suppress(OSError):
+                os.unlink(self._hidden)
+        os.close(self.fd)
+
+
+class _Making:
+    """One image being made in a nameless file."""
+
+    def __init__(
+        self, root: bytes, path: bytes, fd: int, options: Options, progress: Progress, counts: dict[Any, int]
+    ) -> None:
+        self._root, self._path, self._fd, self._options, self._progress = root, path, fd, options, progress
+        folder = folder_for(path)
+        self._spools = lambda: Spool(folder)
+        self._blocks, self._segments = self._spools(), self._spools()
+        self._segment_rows = self._spools()
+        self._refs: list[SegmentRef] = []
+        self.layout = Layout(options.form, self._spools, self._blocks, counts)
+        self._counts = counts
+        self._at = 0
+
+    def data(self) -> None:
+        """Everything up to the tables."""
+        options = self._options
+        items, count = walk(self._root, options.attributes), options.workers
+        if options.owner is not None:
+            uid, gid = options.owner
+            items = (item._replace(uid=uid, gid=gid) for item in items)
+        if count < 0:
+            first: list[Item] = []
+            for item in items:
+                first.append(item)
+                if len(first) >= _SMALL_TREE:
+                    break
+            count = min(_MOST_WORKERS, len(os.sched_getaffinity(0))) if len(first) >= _SMALL_TREE else 0
+            items = _chained(first, items)
+        hands = hands_for(count, self._root, self._fd, options.form)
+        try:
+            road = Road(
+                self._root, self.layout, hands, self._blocks, self._spools,
+                form=options.form, duplicates=options.duplicates, progress=self._progress,
+            )  # fmt: skip
+            for segment in cut(road.entries(items)):
+                self._segment(segment)
+            self.layout.finish()
+            self._at = road.at
+        finally:
+            for hand in hands:
+                hand.close()
+
+    def _segment(self, segment: Segment) -> None:
+        data = segment.encode()
+        self._segment_rows.add(EXTENT.pack(len(self._segments), len(data), sum_of(data)))
+        self._segments.add(data)
+        self._refs.append(SegmentRef.of(segment))
+
+    def settled(self) -> bool:
+        """Whether every hard-link group has as many names as its inode says."""
+        return self.layout.settled()
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while len(view):
+            done = os.pwrite(self._fd, view, self._at)
+            self._at += done
+            view = view[done:]
+
+    def finish(self) -> Result:
+        """The tables, the index, the superblock; all read back."""
+        layout = self.layout
+        block, offset, root = layout.root
+        head = layout.tables.finish((block, offset), self._at, self._write)
+        superblock = squashfs.SUPER.pack(*head)
+        self._write(bytes(-self._at % PAGE))
+        base = self._at
+        space = layout.space.finish()
+        out = Out(self._write)
+        out.paged("frames", layout.frames)
+        out.align()
+        at = out.size
+        for part in layout.frame_data:
+            out.bytes(part)
+        out.sections["frame data"] = (at, out.size - at)
+        out.paged("blocks", self._blocks)
+        out.paged("names", [layout.names.table().tobytes()])
+        for name, rows, data in (
+            ("xattrs", layout.xattr_rows, layout.xattr_data),
+            ("segments", self._segment_rows, self._segments),
+        ):
+            out.paged(name, rows)
+            out.align()
+            at = out.size
+            for part in data:
+                out.bytes(part)
+            out.sections[name.rstrip("s") + " data"] = (at, out.size - at)
+        refs = tuple(self._refs)
+        manifest = Manifest(refs, lambda digest: _load(self._path, refs, digest))
+        out.whole("refs", manifest.encode_refs())
+        image = {"bytes": base, "super": digests.text(digests.of(superblock)), "block": head.block}
+        form = self._options.form
+        header = Header(
+            image, {**layout.kinds, "bytes": manifest.size, "blocks": len(self._blocks) // EXTENT.size}, root, space,
+            layout.names.slots, out.sections, out.digests, {"by": "dls", "format": 1, **form._asdict()},
+        )  # fmt: skip
+        out.end(header)
+        os.pwrite(self._fd, superblock, 0)
+        self._read_back()
+        return Result(manifest, self._at, self._at - base, self._progress.files, self._progress.duplicates, 0.0)
+
+    def _read_back(self) -> None:
+        """What was written is what was meant: the sum of each block, from the file."""
+        fd, held, start = self._fd, bytearray(), 0
+        for chunk in self._blocks:
+            for at, stored, check in EXTENT.iter_unpack(chunk):
+                size = stored & ~RAW
+                if not size:
+                    continue
+                if at + size > start + len(held):
+                    start, held = at, bytearray(os.pread(fd, max(size, 4 << 20), at))
+                if sum_of(memoryview(held)[at - start : at - start + size]) != check:
+                    raise Corrupt(
+                        f"what was written at byte {at} of the image cannot be read back", code="bad-disk",
+                        remedy="look at the disk's health; nothing was published",
+                    )  # fmt: skip
+
+
+def _chained(first: list[Item], rest: Iterator[Item]) -> Iterator[Item]:
+    yield from first
+    first.clear()
+    yield from rest
+
+
+def _load(path: bytes, refs: tuple[SegmentRef, ...], digest: bytes) -> Segment:
+    from dls.fuse.image import open_image
+
+    with open_image(os.fsdecode(path)) as image:
+        return image.manifest.load(digest)

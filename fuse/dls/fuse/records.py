@@ -1,0 +1,189 @@
+"""Records: a name and its attributes as the kernel's FUSE driver wants them in a READDIRPLUS reply.
+
+One record (include/uapi/linux/fuse.h, protocol 7.31) is a `fuse_entry_out` of 128 bytes, a `fuse_dirent` of 24 bytes and
+the name, padded with zeros to a multiple of 8.  A LOOKUP is answered by its first 128 bytes, a GETATTR by its
+bytes 40 … 127, a listing by many of them as they are.  Records lie in *space*: a line of bytes cut into frames
+of 64 KiB that no record crosses; the number of a node is its position in space, divided by 8.
+
+Fields that the kernel does not use hold what a reader needs:
+
+    generation        files: number of the first block (40 bits);  folders and links: position / 8 of the listing or text
+                      (40 bits); for all, number of the set of extended attributes + 1 in the upper 24 bits, 0: none
+    entry_valid_nsec  files: number of the block with the tail, NO_TAIL where the last block has it;  folders: bytes of the listing
+    attr_valid_nsec   files: where the tail begins in that block;  folders: the upper 32 bits of the bytes
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+FRAME: Final = 1 << 16
+"""Bytes of space in a frame."""
+FIRST: Final = 64
+"""Position of the first record: the numbers below belong to the protocol (1 is the root)."""
+HEAD: Final = 152
+"""Bytes of a record before the name."""
+NO_TAIL: Final = 0xFFFFFFFF
+FOR_EVER: Final = 1_000_000_000
+"""Seconds for which the kernel may keep what it was told: an image does not change under a mount."""
+LOW: Final = (1 << 40) - 1
+
+RECORD: Final = struct.Struct("<QQQQII QQQQQQIIIIIIIIII QQII")
+assert RECORD.size == HEAD
+NODE, GENERATION, TAIL, INO, SIZE, BLOCKS, MTIME, MTIME_NS, MODE = 0, 8, 32, 40, 48, 56, 72, 92, 100
+NLINK, UID, GID, RDEV, DIRENT_INO, OFF, NAME_SIZE, TYPE = 104, 108, 112, 116, 128, 136, 144, 148
+"""Where fields begin inside a record."""
+U64: Final = struct.Struct("<Q")
+U32: Final = struct.Struct("<I")
+_ATTR: Final = struct.Struct("<QQQqqqIIIIIIII")
+_PAD = (b"", b"\0" * 7, b"\0" * 6, b"\0" * 5, b"\0" * 4, b"\0" * 3, b"\0" * 2, b"\0")
+
+
+class Attr(NamedTuple):
+    """The attributes of a node, as a reader gets them back."""
+
+    node: int
+    a: int
+    """The lower 40 bits of `generation`."""
+    xattrs: int
+    """Number of the set of extended attributes, -1: none."""
+    b: int
+    c: int
+    ino: int
+    size: int
+    blocks: int
+    mtime_ns: int
+    mode: int
+    """With the type, as in `st_mode`."""
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+
+
+def pack(
+    name: bytes,
+    node: int,
+    generation: int,
+    b: int,
+    c: int,
+    ino: int,
+    size: int,
+    blocks: int,
+    mtime_ns: int,
+    mode: int,
+    nlink: int,
+    uid: int,
+    gid: int,
+    rdev: int,
+    blksize: int,
+) -> bytes:
+    """A record; `node` 0 and the cookie of the listing are filled in when its place is known (`Space.listing`)."""
+    seconds, nanos = divmod(mtime_ns, 1_000_000_000)
+    seconds &= 0xFFFFFFFFFFFFFFFF
+    length = len(name)
+    head = RECORD.pack(
+        node, generation, FOR_EVER, FOR_EVER, b, c,
+        ino, size, blocks, seconds, seconds, seconds, nanos, nanos, nanos, mode, nlink, uid, gid, rdev, blksize, 0,
+        ino, 0, length, mode >> 12,
+    )  # fmt: skip
+    return head + name + _PAD[length & 7]
+
+
+def unpack(record: bytes | memoryview, at: int = 0) -> Attr:
+    """The attributes in a record that begins at `at`."""
+    (
+        node, generation, _, _, b, c, ino, size, blocks, mtime, _, _, nanos, _, _, mode, nlink, uid, gid, rdev,
+        _, _, _, _, _, _,
+    ) = RECORD.unpack_from(record, at)  # fmt: skip
+    if mtime >> 63:
+        mtime -= 1 << 64
+    return Attr(
+        node, generation & LOW, (generation >> 40) - 1, b, c, ino, size, blocks, mtime * 1_000_000_000 + nanos,
+        mode, nlink, uid, gid, rdev,
+    )  # fmt: skip
+
+
+def length_of(name_size: int) -> int:
+    """Bytes of a record whose name has so many."""
+    return HEAD + (name_size + 7 & ~7)
+
+
+def name_of(record: bytes | memoryview, at: int = 0) -> bytes:
+    """The name in a record that begins at `at`."""
+    size = int.from_bytes(record[at + NAME_SIZE : at + NAME_SIZE + 4], "little")
+    return bytes(record[at + HEAD : at + HEAD + size])
+
+
+class Space:
+    """Writes space: frames are handed to `full` as they fill up, in order."""
+
+    def __init__(self, full: Callable[[bytes], None]) -> None:
+        self._full = full
+        self._frame = bytearray(FIRST)
+        self._base = 0
+
+    @property
+    def here(self) -> int:
+        """The position of what comes next, were it to fit into this frame."""
+        return self._base + len(self._frame)
+
+    def _room(self, size: int) -> None:
+        if len(self._frame) + size > FRAME:
+            self._frame += bytes(FRAME - len(self._frame))
+            self._flush()
+
+    def _flush(self) -> None:
+        self._full(bytes(self._frame))
+        self._base += FRAME
+        self._frame.clear()
+
+    def text(self, data: bytes) -> int:
+        """Put a text of at most 4,096 bytes; returns its position."""
+        size = len(data) + 7 & ~7
+        self._room(size)
+        at = self.here
+        self._frame += data + bytes(size - len(data))
+        return at
+
+    def lone(self, record: bytes) -> int:
+        """Put a record that is in no listing (the root, a file with several names); returns its position."""
+        self._room(len(record))
+        at = self.here
+        self._frame += U64.pack(at >> 3) + record[8:]
+        return at
+
+    def listing(self, records: Iterator[bytes], placed: Callable[[bytes, int], None]) -> tuple[int, int]:
+        """Put a folder: each record gets its cookie, and its number where it has none (0) and is not `.` or `..`.
+
+        `placed` is told each record's bytes and position.  Returns (position, bytes) of the listing, the gaps at the
+        ends of frames included.
+        """
+        start, number = -1, 0
+        frame = self._frame
+        for record in records:
+            size = len(record)
+            if len(frame) + size > FRAME:
+                self._room(size)
+            inside = len(frame)
+            at = self._base + inside
+            if start < 0:
+                start = at
+            frame += record
+            U64.pack_into(frame, inside + OFF, at + size - start)
+            if number > 1:
+                if not U64.unpack_from(record, NODE)[0]:
+                    U64.pack_into(frame, inside, at >> 3)
+                placed(record, at)
+            number += 1
+        return start, self.here - start
+
+    def finish(self) -> int:
+        """Close the last frame, which is shorter; returns the bytes of space."""
+        if self._frame:
+            self._base += len(self._frame)
+            self._full(bytes(self._frame))
+            self._frame.clear()
+        return self._base

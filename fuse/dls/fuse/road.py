@@ -1,0 +1,359 @@
+"""Jobs on their way from the source into an image: cut, read, known, packed, placed, written, recorded.
+
+Each step is taken in the order of the jobs, so what is decided hangs on the tree alone, never on who was faster.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from dls.fuse import records, squashfs
+from dls.fuse.hands import Inline, Process, heard
+from dls.fuse.index import EXTENT
+from dls.fuse.layout import NOWHERE, Layout, Place
+from dls.fuse.seen import Seen
+from dls.fuse.source import Item, changed
+from dls.fuse.spool import Spool
+from dls.fuse.work import File, Form, Packed, untold
+from dls.logistics import digest as digests
+from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry
+from dls.logistics.errors import DlsError
+from dls.logistics.stores.posix_errors import ours
+
+BATCH_FILES: Final = 512
+BATCH_BYTES: Final = 4 << 20
+STRETCH: Final = digests.BLOCK
+"""A file larger than this is packed by stretches of it."""
+AHEAD: Final = 3
+"""Jobs under way for each worker."""
+_PLACE = struct.Struct("<QQQIIII")
+_EMPTY = digests.of(b"")
+
+
+@dataclass(slots=True)
+class Progress:
+    """What has been done so far, for whoever shows it."""
+
+    files: int = 0
+    bytes: int = 0
+    stored: int = 0
+    duplicates: int = 0
+    alive: Callable[[], None] = lambda: None
+    """Called now and then; may raise to stop the work."""
+
+
+@dataclass(slots=True)
+class _Job:
+    """Items that go on together, and what is known of them."""
+
+    number: int
+    items: list[Item]
+    files: list[File]
+    hand: Any = None
+    digests: bytes | None = None
+    known: list[int] = field(default_factory=list)
+    """For each file: the number of its content."""
+    fresh: bytes = b""
+    """For each file: whether this job brings its content."""
+    packed: Packed | None = None
+    block: bytes = b""
+    """Digest of a stretch."""
+    written: bool = False
+    large: _Large | None = None
+    """The file that this is a stretch of."""
+
+
+@dataclass(slots=True)
+class _Large:
+    """A file that comes by stretches."""
+
+    item: Item
+    whole: _Whole
+    place: Place = NOWHERE
+    blocks: bytes = b""
+    left: int = 0
+    """Stretches not recorded yet."""
+
+
+class _Whole(threading.Thread):
+    """Hashes a large file beside those who compress its stretches; the bytes come from the kernel's cache."""
+
+    def __init__(self, root: bytes, file: File) -> None:
+        super().__init__(name="dls-pack-hash", daemon=True)
+        self._root, self._file = root, file
+        self.digest = b""
+        self.error: DlsError | None = None
+        self.start()
+
+    def run(self) -> None:
+        hasher, where = digests.Hasher(0), os.fsdecode(self._root)
+        try:
+            with open(self._root + b"/" + self._file.path, "rb", buffering=0) as source:
+                while data := source.read(1 << 20):
+                    hasher.update(data)
+            if hasher.length != self._file.size:
+                self.error = changed(where, self._file.path)
+            self.digest = hasher.digest()
+        except OSError as exc:
+            self.error = ours(exc, where, self._file.path)
+
+    def wait(self) -> bytes:
+        """The digest."""
+        self.join()
+        if self.error is not None:
+            raise self.error
+        return self.digest
+
+
+class Road:
+    """Packs items; `entries` walks all the way."""
+
+    def __init__(
+        self, root: bytes, layout: Layout, hands: list[Any], blocks: Spool, spools: Callable[[], Spool], *,
+        form: Form, duplicates: bool, progress: Progress,
+    ) -> None:  # fmt: skip
+        self._root, self._layout, self._hands, self._blocks = root, layout, hands, blocks
+        self._form, self._duplicates, self._progress = form, duplicates, progress
+        self._seen, self._places = Seen(spools()), spools()
+        self._jobs: deque[_Job] = deque()
+        self._under_way: dict[int, _Job] = {}
+        self._to_know: deque[_Job] = deque()
+        self._to_place: deque[_Job] = deque()
+        self._load = dict.fromkeys(map(id, hands), 0)
+        self._number = 0
+        self.at = squashfs.SUPER.size
+        """Where the next block goes."""
+        self.count = 0
+        """Blocks so far."""
+        self._met: set[Any] = set()
+        self._group_entries: dict[Any, tuple[bytes, bytes]] = {}
+        self._large_sizes: set[int] = set()
+        self._large: dict[bytes, tuple[Place, bytes]] = {}
+
+    def entries(self, items: Iterator[Item]) -> Iterator[Entry]:
+        """Pack the items; the entries of the manifest, in order, as they are done."""
+        for job in self._cut(items):
+            if job is None:
+                yield from self._until(0)
+                continue
+            self._start(job)
+            yield from self._until(len(self._hands) * AHEAD)
+        yield from self._until(0)
+
+    # ------------------------------------------------------------------------------------------- cutting
+
+    def _cut(self, items: Iterator[Item]) -> Iterator[_Job | None]:
+        """Jobs, whose borders hang on the items alone; None: what was given must be done before the next is made."""
+        some: list[Item] = []
+        files: list[File] = []
+        size = 0
+        for item in items:
+            bytes_ = item.size if item.mode & 0o170000 == 0o100000 else 0
+            if bytes_ and item.group is not None:
+                if item.group in self._met:
+                    bytes_ = 0
+                self._met.add(item.group)
+            if bytes_ > STRETCH:
+                if some:
+                    yield self._job(some, files)
+                    some, files, size = [], [], 0
+                yield from self._stretches(item)
+                continue
+            some.append(item)
+            if bytes_:
+                files.append(File(item.path, bytes_, item.mtime_ns))
+                size += bytes_
+            if len(some) >= BATCH_FILES or size >= BATCH_BYTES:
+                yield self._job(some, files)
+                some, files, size = [], [], 0
+        if some:
+            yield self._job(some, files)
+
+    def _job(self, items: list[Item], files: list[File]) -> _Job:
+        self._number += 1
+        return _Job(self._number, items, files)
+
+    def _stretches(self, item: Item) -> Iterator[_Job | None]:
+        file = File(item.path, item.size, item.mtime_ns)
+        large = _Large(item, _Whole(self._root, file))
+        if self._duplicates and item.size in self._large_sizes:
+            yield None
+            if (known := self._large.get(large.whole.wait())) is not None:
+                large.place, large.blocks = known
+                large.left = 1
+                self._progress.duplicates += 1
+                job = self._job([item], [])
+                job.large = large
+                yield job
+                return
+        self._large_sizes.add(item.size)
+        starts = range(0, item.size, STRETCH)
+        large.left = len(starts)
+        for start in starts:
+            job = self._job([], [file._replace(start=start, stop=min(item.size, start + STRETCH))])
+            job.large = large
+            yield job
+
+    # -------------------------------------------------------------------------------------------- moving
+
+    def _start(self, job: _Job) -> None:
+        self._jobs.append(job)
+        if not job.files:
+            job.written = True
+            return
+        hand = job.hand = min(self._hands, key=lambda one: self._load[id(one)])
+        self._load[id(hand)] += 1
+        self._under_way[job.number] = job
+        self._to_know.append(job)
+        self._to_place.append(job)
+        hand.send("read", job.number, job.files)
+
+    def _until(self, most: int) -> Iterator[Entry]:
+        """Go on until at most `most` jobs are under way; the entries of those that are done."""
+        while True:
+            while self._jobs and self._jobs[0].written:
+                yield from self._done(self._jobs.popleft())
+            if len(self._under_way) <= most:
+                return
+            self._progress.alive()
+            for verb, number, found in heard(self._hands):
+                if verb == "error":
+                    raise untold(found)
+                self._take(verb, self._under_way[number], found)
+
+    def _take(self, verb: str, job: _Job, found: Any) -> None:
+        if verb == "read":
+            job.digests = found
+            while self._to_know and self._to_know[0].digests is not None:
+                self._know(self._to_know.popleft())
+        elif verb == "pack":
+            job.packed, job.block = found
+            while self._to_place and self._to_place[0].packed is not None:
+                self._place(self._to_place.popleft())
+        else:
+            job.written = True
+            self._load[id(job.hand)] -= 1
+            del self._under_way[job.number]
+
+    def _know(self, job: _Job) -> None:
+        """Digests are there: which contents are new?"""
+        if job.large is None:
+            found, fresh = job.digests or b"", bytearray()
+            for at in range(0, len(found), 32):
+                number, is_new = self._seen.number(found[at : at + 32]) if self._duplicates else (self._seen.new(), True)
+                job.known.append(number)
+                fresh.append(is_new)
+            job.fresh = bytes(fresh)
+        job.hand.send("pack", job.number, job.fresh)
+
+    def _place(self, job: _Job) -> None:
+        """Stored sizes are there: say where the blocks lie."""
+        packed = job.packed
+        assert packed is not None
+        start, at, base = self.at, self.at, self.count
+        rows, starts = bytearray(), array("Q")
+        for stored, check in zip(packed.stored, packed.sums, strict=True):
+            rows += EXTENT.pack(at, stored, check)
+            starts.append(at)
+            at += stored & ~squashfs.RAW
+        self._blocks.add(rows)
+        self.at, self.count = at, base + len(packed.stored)
+        job.hand.send("write", job.number, start)
+        if job.large is not None:
+            large, size = job.large, job.files[0].stop - job.files[0].start
+            if not job.files[0].start:
+                large.place = NOWHERE._replace(start=start, first=base)
+            holes = self._holes(packed.stored, size)
+            large.place = large.place._replace(
+                holes=large.place.holes + holes, count=large.place.count + len(packed.stored)
+            )
+            large.blocks += job.block
+            return
+        fragments = {n: self._layout.tables.fragment(starts[n], packed.stored[n]) for n in packed.shared}
+        kept = iter(packed.files)
+        for file, is_new in zip(job.files, job.fresh, strict=True):
+            if not is_new:
+                continue
+            first, shared, offset = next(kept)
+            if shared >= 0:
+                place = Place(0, 0, 0, fragments[shared], base + shared, offset, 0)
+            else:
+                count = -(-file.size // self._form.block)
+                holes = self._holes(packed.stored[first : first + count], file.size)
+                place = Place(starts[first], base + first, holes, squashfs.NONE, records.NO_TAIL, 0, count)
+            self._places.add(_PLACE.pack(*place))
+
+    def _holes(self, stored: list[int], size: int) -> int:
+        """Bytes that are not stored."""
+        block = self._form.block
+        return sum(min(block, size - i * block) for i, one in enumerate(stored) if not one)
+
+    # ------------------------------------------------------------------------------------------ recorded
+
+    def _done(self, job: _Job) -> Iterator[Entry]:
+        self._progress.stored = self.at
+        if job.large is not None:
+            large = job.large
+            large.left -= 1
+            if not large.left:
+                yield self._large_done(large)
+            return
+        place_of, known, number = _PLACE.size, job.known, 0
+        found = job.digests or b""
+        for item in job.items:
+            if item.mode & 0o170000 != 0o100000:
+                entry = self._other(item)
+                if entry is not None:
+                    yield entry
+                continue
+            self._progress.files += 1
+            place, digest, blocks = NOWHERE, _EMPTY, b""
+            if item.group is not None and item.group in self._group_entries:
+                digest, blocks = self._group_entries[item.group]
+            elif item.size:
+                self._progress.bytes += item.size
+                self._progress.duplicates += not job.fresh[number]
+                digest = found[32 * number : 32 * number + 32]
+                place = Place(*_PLACE.unpack(self._places.at(known[number] * place_of, place_of)))
+                number += 1
+            yield self._file(item, place, digest, blocks)
+
+    def _file(self, item: Item, place: Place, digest: bytes, blocks: bytes) -> Entry:
+        if item.group is not None:
+            self._group_entries[item.group] = digest, blocks
+        first = self._layout.add(item, place)
+        return Entry(item.path, FILE, item.size, digest, item.mode & 0o7777, item.mtime_ns, first, blocks)
+
+    def _large_done(self, large: _Large) -> Entry:
+        digest, item = large.whole.wait(), large.item
+        self._large[digest] = large.place, large.blocks
+        self._progress.files += 1
+        self._progress.bytes += item.size
+        return self._file(item, large.place, digest, large.blocks if item.size > digests.BIG else b"")
+
+    def _other(self, item: Item) -> Entry | None:
+        self._layout.add(item)
+        path, kind, mode = item.path, item.mode >> 12, item.mode & 0o7777
+        if kind == 4 and path and item.empty:
+            return Entry(path, FOLDER, 0, digests.UNKNOWN, mode, item.mtime_ns)
+        if kind == 4 and path and mode != 0o755:
+            return Entry(path, FOLDER, 0, digests.UNKNOWN, mode, NO_TIME)
+        if kind == 10:
+            return Entry(path, LINK, 0, digests.UNKNOWN, NO_MODE, item.mtime_ns, item.text)
+        return None
+
+
+def hands_for(count: int, root: bytes, fd: int, form: Form) -> list[Any]:
+    """So many processes; 0: this one."""
+    from dls.fuse.work import Worker
+
+    if not count:
+        return [Inline(Worker(root, fd, form))]
+    return [Process(root, fd, form) for _ in range(count)]

@@ -1,0 +1,241 @@
+"""Answers the kernel's FUSE requests for one image: the only place that reads and writes `/dev/fuse`.
+
+Protocol: include/uapi/linux/fuse.h, version 7.31; newer kernels take its replies.  Names are answered by slices of the
+index (`dls.fuse.records`); OPEN and OPENDIR are refused once with ENOSYS, after which the kernel opens by itself; all may be
+cached for ever, as an image never changes under a mount.  Without OPEN there is no state per open file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Final
+
+from dls.fuse.image import Image
+from dls.fuse.records import FOR_EVER, FRAME, HEAD, length_of, unpack
+from dls.logistics.errors import Corrupt, DlsError, Unavailable
+
+_LOOKUP, _FORGET, _GETATTR, _READLINK, _READ, _STATFS = 1, 2, 3, 5, 15, 17
+_GETXATTR, _LISTXATTR, _INIT, _READDIR, _ACCESS = 22, 23, 26, 28, 34
+_INTERRUPT, _DESTROY, _BATCH_FORGET, _READDIRPLUS = 36, 38, 42, 44
+_WRITES: Final = frozenset({4, 6, 8, 9, 10, 11, 12, 13, 16, 21, 24, 35, 43, 45})
+_IN = struct.Struct("<IIQQIIII")
+_OUT = struct.Struct("<IiQ")
+_READ_IN = struct.Struct("<QQII")
+_XATTR_IN = struct.Struct("<II")
+_INIT_IN = struct.Struct("<IIII")
+_INIT_OUT = struct.Struct("<IIIIHHIIHH8I")
+_STATFS_OUT = struct.Struct("<QQQQQIIII24x")
+assert (_IN.size, _OUT.size, _INIT_OUT.size, _STATFS_OUT.size) == (40, 16, 64, 80)
+_ATTR_HEAD = struct.pack("<QII", FOR_EVER, 0, 0)
+_NEGATIVE = struct.pack("<QQQQII88x", 0, 0, FOR_EVER, 0, 0, 0)
+_MAJOR, _MINOR = 7, 31
+_ASYNC_READ, _DO_READDIRPLUS, _NO_OPEN, _PARALLEL_DIROPS = 1 << 0, 1 << 13, 1 << 17, 1 << 18
+_MAX_PAGES, _CACHE_SYMLINKS, _NO_OPENDIR = 1 << 22, 1 << 23, 1 << 24
+_WANTED = _ASYNC_READ | _DO_READDIRPLUS | _NO_OPEN | _PARALLEL_DIROPS | _MAX_PAGES | _CACHE_SYMLINKS | _NO_OPENDIR
+_PAGES: Final = 256
+_BUFFER: Final = 64 << 10
+READ_AHEAD: Final = 1 << 20
+
+
+class Server:
+    """Serves one image from one descriptor of `/dev/fuse`."""
+
+    def __init__(self, image: Image, fd: int, told: Callable[[str], None] = lambda text: None) -> None:
+        self._image, self._fd, self._told = image, fd, told
+        self._offsets: dict[int, list[int]] = {}
+        self._root = image.root
+        self._answers = {
+            _LOOKUP: self._lookup,
+            _GETATTR: self._getattr,
+            _READ: self._read,
+            _READDIRPLUS: self._readdirplus,
+            _READDIR: self._readdir,
+            _READLINK: self._readlink,
+            _INIT: self._init,
+            _STATFS: self._statfs,
+            _GETXATTR: self._getxattr,
+            _LISTXATTR: self._listxattr,
+        }
+
+    def run(self, seen: Callable[[], None] = lambda: None) -> None:
+        """Answer until the mount is gone.  `seen` is called for each request."""
+        fd, answers, unpack_in, pack_out = self._fd, self._answers, _IN.unpack_from, _OUT.pack
+        read, writev = os.read, os.writev
+        while True:
+            try:
+                data = read(fd, _BUFFER)
+            except OSError as exc:
+                if exc.errno in (errno.EINTR, errno.ENOENT, errno.EAGAIN):
+                    continue
+                if exc.errno in (errno.ENODEV, errno.ECONNABORTED, errno.EBADF):
+                    return
+                raise
+            _, opcode, unique, node, *_ = unpack_in(data)
+            answer = answers.get(opcode)
+            seen()
+            if answer is not None:
+                try:
+                    parts = answer(node, data)
+                    error = 0
+                except DlsError as problem:
+                    self._told(f"request {opcode} on node {node}: {problem}")
+                    parts, error = [], -_errno_of(problem)
+                except _Errno as problem:
+                    parts, error = [], -problem.number
+                except Exception as problem:  # noqa: BLE001 - a bug of ours must not hang whoever waits for the answer
+                    self._told(f"request {opcode} on node {node}: {type(problem).__name__}: {problem}")
+                    parts, error = [], -errno.EIO
+            elif opcode in (_FORGET, _BATCH_FORGET, _INTERRUPT):
+                continue
+            elif opcode == _DESTROY:
+                return
+            elif opcode in _WRITES:
+                parts, error = [], -errno.EROFS
+            else:
+                parts, error = [], -errno.ENOSYS
+            try:
+                writev(fd, [pack_out(16 + sum(map(len, parts)), error, unique), *parts])
+            except OSError as exc:
+                if exc.errno not in (errno.ENOENT, errno.EINTR):  # whoever asked has gone
+                    if exc.errno in (errno.ENODEV, errno.ECONNABORTED):
+                        return
+                    raise
+
+    # -------------------------------------------------------------------------------------------- answers
+
+    def _at(self, node: int) -> int:
+        return self._root if node == 1 else node << 3
+
+    def _init(self, node: int, data: bytes) -> list[bytes]:
+        major, _, ahead, flags = _INIT_IN.unpack_from(data, 40)
+        if major < _MAJOR:
+            raise _Errno(errno.EPROTO)
+        return [
+            _INIT_OUT.pack(
+                _MAJOR, _MINOR, max(ahead, READ_AHEAD), flags & _WANTED, 64, 48, 4096, 1, _PAGES, 0, *(0,) * 8
+            )
+        ]
+
+    def _lookup(self, node: int, data: bytes) -> list[bytes]:
+        name, image = data[40:-1], self._image
+        if name in (b".", b".."):
+            raise _Errno(errno.ENOENT)
+        position = image.lookup(image.attr(self._at(node)), name)
+        if position < 0:
+            return [_NEGATIVE]
+        at = position & FRAME - 1
+        return [image.frame(position >> 16)[at : at + 128]]
+
+    def _getattr(self, node: int, data: bytes) -> list[bytes]:
+        position = self._at(node)
+        at = position & FRAME - 1
+        return [_ATTR_HEAD, self._image.frame(position >> 16)[at + 40 : at + 128]]
+
+    def _read(self, node: int, data: bytes) -> list[bytes]:
+        _, offset, size, _ = _READ_IN.unpack_from(data, 40)
+        position = self._at(node)
+        frame, at = self._image.frame(position >> 16), position & FRAME - 1
+        return self._image.pieces(unpack(frame, at), offset, offset + size)  # type: ignore[return-value]
+
+    def _readdirplus(self, node: int, data: bytes) -> list[bytes]:
+        _, offset, size, _ = _READ_IN.unpack_from(data, 40)
+        folder = self._image.attr(self._at(node))
+        start, length = folder.a << 3, folder.b + (folder.c << 32)
+        at, stop = start + offset, start + length
+        out: list[bytes] = []
+        while at < stop:
+            number, inside = at >> 16, at & FRAME - 1
+            frame = self._image.frame(number)
+            borders = self._borders(number, frame, start)
+            limit = min(stop - (number << 16), inside + size, borders[-1])
+            end = borders[bisect_right(borders, limit) - 1]
+            if end > inside:
+                out.append(frame[inside:end])
+                size -= end - inside
+                if end < min(borders[-1], stop - (number << 16)):
+                    break  # full
+            elif borders[-1] > inside:
+                break  # the next one does not fit
+            at = number + 1 << 16
+        return out
+
+    def _borders(self, number: int, frame: bytes, start: int) -> list[int]:
+        """Where records begin in a frame, from a folder's start on, and where the last one ends."""
+        first = max(0, start - (number << 16))
+        key = number << 17 | first
+        found = self._offsets.get(key)
+        if found is None:
+            at, found, limit = first, [first], len(frame)
+            while at + HEAD < limit:
+                size = int.from_bytes(frame[at + 144 : at + 148], "little")
+                if not size:
+                    break
+                at += length_of(size)
+                if at > limit:
+                    break
+                found.append(at)
+            if len(self._offsets) > 512:
+                self._offsets.clear()
+            self._offsets[key] = found
+        return found
+
+    def _readdir(self, node: int, data: bytes) -> list[bytes]:
+        """Only asked by kernels without READDIRPLUS: names and numbers out of the same records."""
+        _, offset, size, _ = _READ_IN.unpack_from(data, 40)
+        room, out = size, list[bytes]()
+        for part in self._readdirplus(node, data[:48] + struct.pack("<QII", offset, 1 << 30, 0)):
+            at = 0
+            while at < len(part):
+                length = length_of(int.from_bytes(part[at + 144 : at + 148], "little"))
+                entry = part[at + 128 : at + length]
+                if len(entry) > room:
+                    return out
+                out.append(entry)
+                room -= len(entry)
+                at += length
+        return out
+
+    def _readlink(self, node: int, data: bytes) -> list[bytes]:
+        return [self._image.text(self._image.attr(self._at(node)))]
+
+    def _statfs(self, node: int, data: bytes) -> list[bytes]:
+        header = self._image.index.header
+        blocks, nodes = -(-self._image.source.size // 4096), sum(header.counts[k] for k in ("files", "folders", "links"))
+        return [_STATFS_OUT.pack(blocks, 0, 0, nodes, 0, 4096, 255, 4096, 0)]
+
+    def _getxattr(self, node: int, data: bytes) -> list[bytes]:
+        size, _ = _XATTR_IN.unpack_from(data, 40)
+        value = self._image.xattrs(self._image.attr(self._at(node))).get(data[48:-1])
+        if value is None:
+            raise _Errno(errno.ENODATA)
+        return self._sized(value, size)
+
+    def _listxattr(self, node: int, data: bytes) -> list[bytes]:
+        size, _ = _XATTR_IN.unpack_from(data, 40)
+        found = self._image.xattrs(self._image.attr(self._at(node)))
+        return self._sized(b"".join(name + b"\0" for name in found), size)
+
+    @staticmethod
+    def _sized(value: bytes, size: int) -> list[bytes]:
+        if not size:
+            return [struct.pack("<II", len(value), 0)]
+        if len(value) > size:
+            raise _Errno(errno.ERANGE)
+        return [value]
+
+
+class _Errno(Exception):
+    """An answer that is a number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(os.strerror(number))
+        self.number = number
+
+
+def _errno_of(error: DlsError) -> int:
+    """What a program sees: damage and an absent service are input/output errors."""
+    return errno.EIO if isinstance(error, Corrupt | Unavailable) else errno.EINVAL

@@ -1,0 +1,155 @@
+"""What is packed: a stream of items in the order of manifests, every folder included.
+
+Order is that of the bytes of whole paths (`a`, `a-b`, `a/x`, `a0`); every folder stands before what is inside.  The root
+comes first, as the folder with the empty path.
+"""
+
+from __future__ import annotations
+
+import os
+import stat as st
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from dls.logistics import names
+from dls.logistics.errors import Conflict, DlsError, Unsupported
+from dls.logistics.stores.posix_errors import ours
+
+NO_XATTRS: Final[tuple[tuple[bytes, bytes], ...]] = ()
+
+
+class Item(NamedTuple):
+    """One name to pack."""
+
+    path: bytes
+    mode: int
+    """With the type, as in `st_mode`."""
+    uid: int
+    gid: int
+    mtime_ns: int
+    size: int = 0
+    """Bytes of a file; of a link's text."""
+    group: tuple[int, int] | None = None
+    """Same for all names of one inode, None where it has one name only."""
+    device: int = 0
+    """Of a device: as in `st_rdev`."""
+    text: bytes = b""
+    """Of a symbolic link."""
+    xattrs: tuple[tuple[bytes, bytes], ...] = NO_XATTRS
+    empty: bool = False
+    """Of a folder: nothing is inside."""
+    nlink: int = 1
+    """Names that the inode has at the source, also outside of what is packed."""
+
+
+Row = tuple[bytes, Item]
+
+
+Attributes = Callable[[bytes], tuple[tuple[bytes, bytes], ...]]
+"""The extended attributes to keep of a path on this machine."""
+
+
+def no_attributes(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Keeps none."""
+    return NO_XATTRS
+
+
+def user_attributes(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Keeps what users set (`user.*`): the others differ from host to host."""
+    return _attributes(path, (b"user.",))
+
+
+def all_attributes(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Keeps all that this process may see."""
+    return _attributes(path, (b"",))
+
+
+def _attributes(path: bytes, prefixes: tuple[bytes, ...]) -> tuple[tuple[bytes, bytes], ...]:
+    try:
+        found = os.listxattr(path, follow_symlinks=False)
+        if not found:
+            return NO_XATTRS
+        wanted = sorted(name for name in map(os.fsencode, found) if name.startswith(prefixes))
+        return tuple((name, os.getxattr(path, name, follow_symlinks=False)) for name in wanted)
+    except OSError:
+        return NO_XATTRS  # a file system without them, or one that this user may not read
+
+
+def walk(root: bytes, keep: Attributes = no_attributes) -> Iterator[Item]:
+    """The items of a folder on this machine.  Memory: the names of the folders that are open."""
+    where = os.fsdecode(root)
+    try:
+        info = os.stat(root)
+        if not st.S_ISDIR(info.st_mode):
+            raise Unsupported(f"{where} is no folder", code="not-a-folder", store=where, remedy="pack its folder")
+    except OSError as exc:
+        raise ours(exc, where, b"") from exc
+    inside = _scan(root + b"/", b"", where, keep)
+    yield Item(b"", info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, xattrs=keep(root), empty=not inside)
+    todo: list[tuple[bytes, Item | None, list[Row]]] = [(path, item, []) for path, item in reversed(inside)]
+    while todo:
+        at, item, rows = todo.pop()
+        if item is None:
+            todo.extend((path, one, []) for path, one in reversed(rows))
+        elif item.mode & 0o170000 != 0o040000:
+            yield item
+        else:
+            # What is inside sorts at the name and a slash: after `name-x`, which is before `name/`.
+            inside = _scan(root + b"/" + at + b"/", at + b"/", where, keep)
+            yield item._replace(empty=True) if not inside else item
+            if inside:
+                place, i = at + b"/", len(todo)
+                while i and todo[i - 1][0] < place:
+                    i -= 1
+                todo.insert(i, (place, None, inside))
+
+
+def _scan(folder: bytes, above: bytes, where: str, keep: Attributes) -> list[Row]:
+    rows: list[Row] = []
+    bare = keep is no_attributes
+    try:
+        with os.scandir(folder) as found:
+            for one in found:
+                name = one.name
+                if name.startswith(names.HIDDEN):
+                    continue
+                path = above + name
+                info = one.stat(follow_symlinks=False)
+                mode = info.st_mode
+                kind = mode & 0o170000
+                xattrs = NO_XATTRS if bare else keep(folder + name)
+                if kind == 0o100000:
+                    group = (info.st_dev, info.st_ino) if info.st_nlink > 1 else None
+                    item = Item(
+                        path, mode, info.st_uid, info.st_gid, info.st_mtime_ns, info.st_size, group, 0, b"", xattrs,
+                        False, info.st_nlink,
+                    )  # fmt: skip
+                elif kind == 0o040000:
+                    item = Item(path, mode, info.st_uid, info.st_gid, info.st_mtime_ns, xattrs=xattrs)
+                else:
+                    text = os.readlink(folder + name) if kind == 0o120000 else b""
+                    group = (info.st_dev, info.st_ino) if info.st_nlink > 1 else None
+                    device = info.st_rdev if kind in (0o060000, 0o020000) else 0
+                    item = Item(
+                        path, mode, info.st_uid, info.st_gid, info.st_mtime_ns, len(text), group, device, text, xattrs,
+                        False, info.st_nlink,
+                    )  # fmt: skip
+                rows.append((path, item))
+    except FileNotFoundError as exc:
+        raise changed(where, above) from exc
+    except OSError as exc:
+        raise ours(exc, where, above.rstrip(b"/")) from exc
+    rows.sort()
+    return rows
+
+
+def changed(where: str, key: bytes) -> DlsError:
+    """A source that is not the same any more."""
+    shown = names.show(key.rstrip(b"/"))
+    return Conflict(
+        f"{where}/{shown} changed while it was packed",
+        code="source-changed",
+        key=shown,
+        store=where,
+        remedy="pack again once nobody writes there",
+    )

@@ -1,0 +1,244 @@
+"""The hands of a packer: read, hash, compress, write.  One process each, or none for a small tree.
+
+A *job* is a few files read whole, or a stretch of a large one.  It takes three steps, each asked for by the one who
+decides (`dls.fuse.pack`): `read` tells the digests, `pack` compresses what is no duplicate and tells the
+stored sizes, `write` puts it where it was told to lie.  So bytes never pass through the one who decides.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any, Final, NamedTuple
+
+from dls.fuse.codec import Packer, Unpacker, sum_of
+from dls.fuse.index import RAW
+from dls.fuse.source import changed
+from dls.logistics import digest as digests
+from dls.logistics.errors import KINDS, Corrupt, DlsError
+from dls.logistics.stores.posix_errors import ours
+
+_STRETCH: Final = 1 << 20
+
+
+class Form(NamedTuple):
+    """The shape of an image's data."""
+
+    block: int = 128 << 10
+    """Bytes of a block of a file."""
+    small: int = 16 << 10
+    """Files up to this size share a block with their neighbours."""
+    shared: int = 32 << 10
+    """A shared block takes no further file from here on."""
+    level: int = 3
+
+
+class File(NamedTuple):
+    """A file to read whole, or from `start` to `stop`."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    start: int = 0
+    stop: int = -1
+
+
+class Packed(NamedTuple):
+    """What a job became: stored sizes (with RAW; 0 is a hole) and sums of its blocks in order; which of them are
+    shared; for each file kept, (number of its first block or -1, number of the shared block or -1, offset there)."""
+
+    stored: list[int]
+    sums: list[int]
+    shared: list[int]
+    files: list[tuple[int, int, int]]
+
+
+class Worker:
+    """Does jobs; several may be under way."""
+
+    def __init__(self, root: bytes, target: int, form: Form) -> None:
+        self._root, self._target, self._form = root + b"/", target, form
+        self._packer, self._unpacker = Packer(form.level), Unpacker()
+        self._bodies: dict[int, list[bytes]] = {}
+        self._ready: dict[int, list[bytes]] = {}
+        self._stretches: dict[int, File] = {}
+        self._zeros = bytes(form.block)
+
+    # ---------------------------------------------------------------------------------------------- reading
+
+    def read(self, job: int, files: Sequence[File]) -> bytes:
+        """Read the files of a job; their digests, 32 bytes each."""
+        if len(files) == 1 and files[0].stop >= 0:
+            self._stretches[job] = files[0]
+            return b""
+        bodies = [self._body(file) for file in files]
+        self._bodies[job] = bodies
+        of = digests.of
+        return b"".join([of(body) for body in bodies])
+
+    def _body(self, file: File) -> bytes:
+        path, size, mtime_ns, _, _ = file
+        try:
+            fd = os.open(self._root + path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                body = os.read(fd, size + 1)
+                while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))):
+                    body += more
+                info = os.fstat(fd)
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            raise changed(os.fsdecode(self._root[:-1]), path) from None
+        except OSError as exc:
+            raise ours(exc, os.fsdecode(self._root[:-1]), path) from exc
+        if len(body) != size or info.st_mtime_ns != mtime_ns:
+            raise changed(os.fsdecode(self._root[:-1]), path)
+        return body
+
+    # ------------------------------------------------------------------------------------------ compressing
+
+    def pack(self, job: int, keep: bytes) -> tuple[Packed, bytes]:
+        """Compress the files whose byte in `keep` is 1; what they became, and the digest of a stretch."""
+        if job in self._stretches:
+            return self._stretch(job)
+        bodies, form = self._bodies.pop(job), self._form
+        parts: list[bytes] = []
+        shared: list[int] = []
+        files: list[tuple[int, int, int]] = []
+        group: list[bytes] = []
+        waiting: list[int] = []  # places in `files` whose shared block is open
+        filled = 0
+
+        def close() -> None:
+            nonlocal filled
+            number = len(parts)
+            for i in waiting:
+                files[i] = (-1, number, files[i][2])
+            shared.append(number)
+            parts.append(b"".join(group) if len(group) > 1 else group[0])
+            group.clear()
+            waiting.clear()
+            filled = 0
+
+        for body, kept in zip(bodies, keep, strict=True):
+            if not kept:
+                continue
+            size = len(body)
+            if size <= form.small:
+                waiting.append(len(files))
+                files.append((-1, 0, filled))
+                group.append(body)
+                filled += size
+                if filled >= form.shared:
+                    close()
+            else:
+                if group:
+                    close()
+                files.append((len(parts), -1, 0))
+                parts += [body[at : at + form.block] for at in range(0, size, form.block)]
+        if group:
+            close()
+        stored, sums, data = self._compressed(parts, set(shared))
+        self._ready[job] = data
+        return Packed(stored, sums, shared, files), b""
+
+    def _compressed(self, parts: list[bytes], shared: set[int]) -> tuple[list[int], list[int], list[bytes]]:
+        stored, sums, data = list[int](), list[int](), list[bytes]()
+        zeros = self._zeros
+        for number, (plain, frame) in enumerate(zip(parts, self._packer.many(parts), strict=True)):
+            size = len(plain)
+            if len(frame) < size:
+                if number not in shared and frame.__len__() < 64 and plain == zeros[:size]:
+                    stored.append(0)
+                    sums.append(0)
+                    continue
+                # Proven before it is written: what cannot be read back is never stored.
+                if self._unpacker.one(frame, size) != plain:
+                    raise Corrupt("a compressed block does not give back what went in", code="bad-memory")
+                stored.append(len(frame))
+            else:
+                frame = plain
+                stored.append(size | RAW)
+            sums.append(sum_of(frame))
+            data.append(frame)
+        return stored, sums, data
+
+    def _stretch(self, job: int) -> tuple[Packed, bytes]:
+        file = self._stretches.pop(job)
+        block = self._form.block
+        hasher = digests.Hasher(0)
+        stored, sums, data = list[int](), list[int](), list[bytes]()
+        where = os.fsdecode(self._root[:-1])
+        try:
+            fd = os.open(self._root + file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                for at in range(file.start, file.stop, _STRETCH):
+                    size = min(_STRETCH, file.stop - at)
+                    body = os.pread(fd, size, at)
+                    if len(body) != size:
+                        raise changed(where, file.path)
+                    hasher.update(body)
+                    parts = [body[i : i + block] for i in range(0, size, block)]
+                    for told, found in zip((stored, sums, data), self._compressed(parts, set()), strict=True):
+                        told.extend(found)  # type: ignore[arg-type]
+                info = os.fstat(fd)
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            raise changed(where, file.path) from None
+        except OSError as exc:
+            raise ours(exc, where, file.path) from exc
+        if info.st_size != file.size or info.st_mtime_ns != file.mtime_ns:
+            raise changed(where, file.path)
+        self._ready[job] = data
+        return Packed(stored, sums, [], [(0, -1, 0)]), hasher.digest()
+
+    # ---------------------------------------------------------------------------------------------- writing
+
+    def write(self, job: int, at: int) -> None:
+        """Put the blocks of a job at position `at` of the image."""
+        data = self._ready.pop(job)
+        for first in range(0, len(data), 512):
+            some = data[first : first + 512]
+            size = sum(map(len, some))
+            done = os.pwritev(self._target, some, at)
+            if done != size:
+                whole = memoryview(b"".join(some))
+                while done < size:
+                    done += os.pwrite(self._target, whole[done:], at + done)
+            at += size
+
+
+def told(error: DlsError) -> dict[str, Any]:
+    """An error as a message to another process."""
+    return {"kind": error.kind, "message": error.message, "code": error.code, "remedy": error.remedy, **error.facts}
+
+
+def untold(message: dict[str, Any]) -> DlsError:
+    """The error in such a message."""
+    kinds = {kind.kind: kind for kind in KINDS}
+    rest = dict(message)
+    kind, text = kinds.get(rest.pop("kind"), DlsError), rest.pop("message")
+    return kind(text, **rest)
+
+
+def main() -> None:
+    """A worker process: messages come and go over the connection whose number is the first argument."""
+    pipe = Connection(int(sys.argv[1]))
+    root, target, form = pipe.recv()
+    worker = Worker(root, target, Form(*form))
+    verbs = {"read": worker.read, "pack": worker.pack, "write": worker.write}
+    try:
+        while (message := pipe.recv()) is not None:
+            verb, job, *rest = message
+            try:
+                pipe.send((verb, job, verbs[verb](job, *rest)))
+            except DlsError as error:
+                pipe.send(("error", job, told(error)))
+            except OSError as exc:
+                pipe.send(("error", job, told(ours(exc, "the image", b""))))
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        pass  # the one who decides is gone: nothing of this is published
+
