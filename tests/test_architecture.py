@@ -43,7 +43,9 @@ FOREIGN = {
     "hypothesis": ["dls.*.testing", "dls.*.testing.*"],
     "psycopg": ["dls.logistics.database_postgres"],
     "pytest": ["dls.*.testing", "dls.*.testing.*"],
+    "xxhash": ["dls.fuse.codec"],
     "yaml": ["dls.madpp.document.text"],
+    "zstandard": ["dls.fuse.codec"],
 }
 # Standard library with one home, for the same reason.
 FOREIGN_STDLIB = {"sqlite3": ["dls.logistics.database_sqlite"]}

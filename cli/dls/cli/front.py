@@ -125,6 +125,10 @@ class Front:
         seconds = round(time.monotonic() - started, 3)
         self.out.result({"action": action.name, "seconds": seconds, **facts}, answer.essential, answer.lines)
 
+    def raw(self, data: bytes) -> None:
+        """Bytes to standard output, as they are."""
+        render.raw(data)
+
     def detach(self, plan: Plan, verb: str, durability: str | None = None) -> None:
         """Leave a plan to the workers."""
         from dls.logistics.errors import Invalid

@@ -103,6 +103,19 @@ class _Writer:
         return True
 
 
+def raw(data: bytes) -> None:
+    """The bytes of a file to standard output, unchanged."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise Unavailable(
+            f"cannot write the output: {exc.strerror}", code="no-output", remedy="look at where it is directed"
+        ) from exc
+
+
 class Screen:
     """For people."""
 

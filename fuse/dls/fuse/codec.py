@@ -33,7 +33,7 @@ class Packer:
         """The frame of one buffer."""
         return self._zstd.compress(data)
 
-    def many(self, parts: Sequence[Bytes]) -> Sequence[Bytes]:
+    def many(self, parts: Sequence[Bytes]) -> list[bytes]:
         """The frames of several buffers, in order."""
         pack = self._zstd.compress
         return [pack(part) for part in parts]
@@ -52,7 +52,9 @@ class Unpacker:
             if params.content_size == zstandard.CONTENTSIZE_UNKNOWN:
                 return self._unsized(data, most)
             if params.content_size > most:
-                raise Corrupt(f"a frame says {params.content_size} bytes, at most {most} belong there", code="bad-image")
+                raise Corrupt(
+                    f"a frame says {params.content_size} bytes, at most {most} belong there", code="bad-image"
+                )
             return self._zstd.decompress(data, max_output_size=most)
         except zstandard.ZstdError as exc:
             raise Corrupt(f"a frame cannot be decoded: {exc}", code="bad-image") from exc

@@ -70,11 +70,14 @@ def heard(hands: list[Any]) -> list[Any]:
         hands[0].answers.clear()
         return found
     out: list[Any] = []
-    for pipe in wait([hand.pipe for hand in hands], 1.0):
+    pipes: list[Any] = wait([hand.pipe for hand in hands], 1.0)
+    for pipe in pipes:
         try:
-            out.append(pipe.recv())  # type: ignore[union-attr]
+            out.append(pipe.recv())
         except EOFError:
             raise Unavailable(
-                "a process that packs has ended", code="worker-died", remedy="look at its messages and run the same again"
+                "a process that packs has ended",
+                code="worker-died",
+                remedy="look at its messages and run the same again",
             ) from None
     return out

@@ -3,8 +3,8 @@
     with open_image("tree.sqfs") as image:
         image.read(image.find(b"dir/file"))
 
-Nothing is loaded but what is asked for: the index is mapped, frames are decoded when they are needed and a bounded number
-is kept.
+Nothing is loaded but what is asked for: the index is mapped, frames are decoded when they are needed and a bounded
+number is kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, Self
 
 from dls.fuse import records
 from dls.fuse.codec import Unpacker, sum_of
@@ -25,7 +25,7 @@ from dls.fuse.squashfs import SUPER
 from dls.logistics import digest as digests
 from dls.logistics import names
 from dls.logistics.entry import FILE, Entry
-from dls.logistics.errors import Conflict, Corrupt, DlsError, Invalid, NotFound, Unavailable, Unsupported
+from dls.logistics.errors import Conflict, Corrupt, DlsError, Invalid, NotFound
 from dls.logistics.manifest import Manifest
 from dls.logistics.stores.posix_errors import ours
 
@@ -331,10 +331,12 @@ class Image:
         self._blocks.clear()
         self.source.close()
 
-    def __enter__(self) -> Image:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -351,8 +353,13 @@ def open_image(path: str) -> Image:
             raise damaged("it says a size that cannot be", store=path)
         index = Index(mapped(source.fd, source.size - whole, whole))
         image = index.header.image
-        if image.get("bytes") != source.size - whole or digests.text(digests.of(source.at(0, SUPER.size))) != image["super"]:
-            raise Corrupt(f"the index in {path} belongs to another image", code="bad-image", remedy="get the image again")
+        if (
+            image.get("bytes") != source.size - whole
+            or digests.text(digests.of(source.at(0, SUPER.size))) != image["super"]
+        ):
+            raise Corrupt(
+                f"the index in {path} belongs to another image", code="bad-image", remedy="get the image again"
+            )
         return Image(source, index)
     except BaseException:
         source.close()
@@ -360,4 +367,6 @@ def open_image(path: str) -> Image:
 
 
 def _foreign(path: str) -> Invalid:
-    return Invalid(f"{path} is no image of ours, or was cut short", code="not-an-image", remedy="pack it: dls pack FOLDER IMAGE")
+    return Invalid(
+        f"{path} is no image of ours, or was cut short", code="not-an-image", remedy="pack it: dls pack FOLDER IMAGE"
+    )

@@ -1,7 +1,7 @@
 """The index of an image: names, attributes, extents and sums, behind the image in the same file or in a file beside it.
 
-Format: `specs/image.md`.  Sections begin at multiples of 8; tables have one sum per page of 4 KiB, looked at when a page is
-first used, so that opening costs the same for ten files and ten million.
+Format: `specs/image.md`.  Sections begin at multiples of 8; tables have one sum per page of 4 KiB, looked at
+when a page is first used, so that opening costs the same for ten files and ten million.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAGE: Final = 4096
 FOOTER: Final = struct.Struct("<8sIIQ32sQ")
 MAGIC: Final = b"DLSINDEX"
 EXTENT: Final = struct.Struct("<QII")
-"""One stored frame: position of its first byte, stored bytes (RAW set: as they are; 0: zeros), sum of the stored bytes."""
+"""One stored frame: position of its first byte, stored bytes (RAW: as they are; 0: zeros), sum of what is stored."""
 RAW: Final = 1 << 24
 SLOT: Final = struct.Struct("<Q")
 EMPTY: Final = 0
@@ -127,21 +127,21 @@ class Out:
         self.digests: dict[str, str] = {}
         self._sums = bytearray()
 
-    def bytes(self, data: bytes) -> None:
+    def add(self, data: bytes) -> None:
         """Append as it is."""
         self._write(data)
         self.size += len(data)
 
     def align(self) -> None:
         """Go on at a multiple of 8."""
-        self.bytes(bytes(-self.size % 8))
+        self.add(bytes(-self.size % 8))
 
     def whole(self, name: str, data: bytes) -> None:
         """A section that is read whole, with its digest in the header."""
         self.align()
         self.sections[name] = (self.size, len(data))
         self.digests[name] = digests.text(digests.of(data))
-        self.bytes(data)
+        self.add(data)
 
     def paged(self, name: str, parts: Iterable[bytes]) -> None:
         """A section that is looked at page by page."""
@@ -152,11 +152,11 @@ class Out:
             full = len(rest) // PAGE * PAGE
             for at in range(0, full, PAGE):
                 sums += struct.pack("<I", sum_of(rest[at : at + PAGE]))
-            self.bytes(bytes(rest[:full]))
+            self.add(bytes(rest[:full]))
             del rest[:full]
         if rest:
             sums += struct.pack("<I", sum_of(rest))
-            self.bytes(bytes(rest))
+            self.add(bytes(rest))
         self.sections[name] = (start, self.size - start)
         self.sections[name + " sums"] = (len(self._sums), len(sums))
         self._sums += sums
@@ -166,8 +166,8 @@ class Out:
         self.whole("sums", bytes(self._sums))
         self.align()
         data, at = header.encode(), self.size
-        self.bytes(data + bytes(-(self.size + len(data) + FOOTER.size) % 8))
-        self.bytes(FOOTER.pack(MAGIC, VERSION, len(data), at, digests.of(data), self.size + FOOTER.size))
+        self.add(data + bytes(-(self.size + len(data) + FOOTER.size) % 8))
+        self.add(FOOTER.pack(MAGIC, VERSION, len(data), at, digests.of(data), self.size + FOOTER.size))
 
 
 class Table:

@@ -35,7 +35,7 @@ class Place(NamedTuple):
     shared: int
     """Number of the block that it shares, or NO_TAIL."""
     offset: int
-    count: int
+    own: int
     """Blocks of its own."""
 
 
@@ -132,7 +132,9 @@ class Layout:
             self.kinds["links"] += 1
             type_ = squashfs.LINK
             if len(item.text) > _LONGEST_TEXT:
-                raise Unsupported(f"the link {names.show(path)} has a longer text than any kernel reads", code="long-link")
+                raise Unsupported(
+                    f"the link {names.show(path)} has a longer text than any kernel reads", code="long-link"
+                )
             at = self.tables.link(node, item.text)
             generation |= self.space.text(item.text) >> 3
         else:
@@ -157,9 +159,9 @@ class Layout:
         return b""
 
     def _sizes(self, place: Place) -> list[int]:
-        if not place.count:
+        if not place.own:
             return []
-        rows = self._blocks.at(place.first * EXTENT.size, place.count * EXTENT.size)
+        rows = self._blocks.at(place.first * EXTENT.size, place.own * EXTENT.size)
         return [stored for _, stored, _ in EXTENT.iter_unpack(rows)]
 
     def _xattrs_of(self, item: Item) -> tuple[int, int]:
@@ -204,7 +206,9 @@ class Layout:
         # SquashFS gives the root a parent that no inode has.
         parent = folder.parent or self._number + 1
         block, offset, size = self.tables.folder(node, parent, self._listing(folder))
-        position, length = self.space.listing(self._records(folder), lambda record, at: self._placed(record, at, number))
+        position, length = self.space.listing(
+            self._records(folder), lambda record, at: self._placed(record, at, number)
+        )
         generation = (own_xattr + 1 << 40) | position >> 3
         name = item.path[item.path.rfind(b"/") + 1 :]
         record = records.pack(
@@ -227,7 +231,9 @@ class Layout:
         files = ((row[size:], *_ENTRY.unpack_from(row)) for row in folder.files)
         if not folder.folders:
             return files
-        folders = ((name, block, offset, number, squashfs.DIR) for name, block, offset, number in sorted(folder.folders))
+        folders = (
+            (name, block, offset, number, squashfs.DIR) for name, block, offset, number in sorted(folder.folders)
+        )
         return merge(files, folders)
 
     def _records(self, folder: _Folder) -> Iterator[bytes]:

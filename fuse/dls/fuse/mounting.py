@@ -1,8 +1,8 @@
 """Mounts: getting a descriptor from the kernel, serving it, and never leaving a dead or hanging mount behind.
 
 A *keeper* process holds the descriptor and answers nothing; *servers* are its children, each with a queue of its own
-(FUSE_DEV_IOC_CLONE).  A server that is killed costs the requests it had taken (they end with an error, none hangs) and is replaced; a
-keeper that is killed takes its servers with it, which unmount first.
+(FUSE_DEV_IOC_CLONE).  A server that is killed costs the requests it had taken (they end with an error, none hangs) and
+is replaced; a keeper that is killed takes its servers with it, which unmount first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -86,7 +85,9 @@ def _by_root(image: str, folder: str, common: str) -> int:
         fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as exc:
         raise Unsupported(
-            f"/dev/fuse cannot be opened: {exc.strerror}", code="no-fuse", remedy="modprobe fuse, or give the container /dev/fuse"
+            f"/dev/fuse cannot be opened: {exc.strerror}",
+            code="no-fuse",
+            remedy="modprobe fuse, or give the container /dev/fuse",
         ) from exc
     data = f"fd={fd},rootmode=40000,user_id=0,group_id=0,{common}"
     flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV
@@ -102,15 +103,16 @@ def _by_fusermount(image: str, folder: str, common: str) -> int:
     program = shutil.which("fusermount3") or shutil.which("fusermount")
     if program is None:
         raise Unsupported(
-            "there is no fusermount3, which ordinary users need to mount", code="no-fuse", remedy="apt-get install fuse3"
+            "there is no fusermount3, which ordinary users need to mount",
+            code="no-fuse",
+            remedy="apt-get install fuse3",
         )
     ours_end, theirs = socket.socketpair()
     shown = image.replace("\\", "\\\\").replace(",", "\\,")
     wish = f"ro,nosuid,nodev,fsname={shown},subtype={SUBTYPE},{common}"
     with ours_end, theirs:
         child = subprocess.run(
-            [program, "-o", wish, "--", folder],
-            env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+            ["env", f"_FUSE_COMMFD={theirs.fileno()}", program, "-o", wish, "--", folder],
             pass_fds=(theirs.fileno(),),
             capture_output=True,
             check=False,
@@ -144,12 +146,17 @@ def unmount(folder: str, *, lazy: bool = False) -> None:
             raise _busy(folder)
         if not any(one.folder == folder for one in mounted()):
             raise NotFound(f"nothing is mounted on {folder}", code="not-mounted", remedy="see `dls mounts`")
-        raise Unavailable(f"{folder} was not unmounted: {child.stderr.strip()}", code="not-unmounted", remedy="see fuser -m")
+        raise Unavailable(
+            f"{folder} was not unmounted: {child.stderr.strip()}", code="not-unmounted", remedy="see fuser -m"
+        )
 
 
 def _busy(folder: str) -> Conflict:
     return Conflict(
-        f"{folder} is in use", code="in-use", remedy="end what uses it (fuser -m), or take it away with --lazy", store=folder
+        f"{folder} is in use",
+        code="in-use",
+        remedy="end what uses it (fuser -m), or take it away with --lazy",
+        store=folder,
     )
 
 
@@ -289,7 +296,9 @@ class _Keeper:
         self._deaths += 1
         self._told(f"a server of {self._folder} ended with status {status}; another one takes its place")
         if self._deaths > 100:
-            raise Unavailable(f"the servers of {self._folder} die again and again", code="mount-died", remedy="see the log")
+            raise Unavailable(
+                f"the servers of {self._folder} die again and again", code="mount-died", remedy="see the log"
+            )
         if self._deaths > 5:
             time.sleep(0.2)
         if any(one.folder == self._folder for one in mounted()):
@@ -340,13 +349,3 @@ def _log(text: str) -> None:
     line = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n".encode(errors="replace")
     with suppress(OSError):
         os.write(2, line)
-
-
-def main() -> None:
-    """`python -m dls.fuse.mounting IMAGE FOLDER`: for trying out."""
-    path, folder = sys.argv[1:3]
-    in_background(os.path.abspath(path), folder, MountOptions(servers=int(sys.argv[3]) if len(sys.argv) > 3 else 1), "/tmp/dls-mount.log")
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from dls.fuse import squashfs
 from dls.fuse.codec import sum_of
 from dls.fuse.index import EXTENT, PAGE, RAW, Header, Out
 from dls.fuse.layout import Layout
-from dls.fuse.road import Progress, Road, hands_for
+from dls.fuse.road import Road, hands_for
 from dls.fuse.source import Attributes, Item, no_attributes, walk
 from dls.fuse.spool import Spool, folder_for
 from dls.fuse.work import Form
@@ -27,6 +27,7 @@ from dls.logistics.errors import Corrupt, Exists
 from dls.logistics.manifest import Manifest, SegmentRef
 from dls.logistics.segment import Segment, cut
 from dls.logistics.stores.posix_errors import ours
+from dls.logistics.transfer.progress import Progress
 
 _MOST_WORKERS = 8
 _SMALL_TREE = 256
@@ -48,6 +49,9 @@ class Options(NamedTuple):
     """Whether an image that is there is replaced."""
 
 
+_PLAIN = Options()
+
+
 class Result(NamedTuple):
     """What was packed."""
 
@@ -55,17 +59,20 @@ class Result(NamedTuple):
     """Readable while the image is there."""
     bytes: int
     """Of the whole image, the index included."""
-    index: int
-    """Bytes of the index."""
+    index_bytes: int
     files: int
     duplicates: int
     seconds: float
 
 
 def pack(
-    source: str | bytes, image: str | bytes, options: Options = Options(), progress: Progress | None = None
+    source: str | bytes,
+    image: str | bytes,
+    options: Options = _PLAIN,
+    progress: Progress | None = None,
+    alive: Callable[[], None] = lambda: None,
 ) -> Result:
-    """Pack the folder `source` into the file `image`.
+    """Pack the folder `source` into the file `image`.  `alive` is called now and then and may raise to stop.
 
     Exists where there is one already; Conflict where the source changes meanwhile.
     """
@@ -74,7 +81,10 @@ def pack(
     shown = os.fsdecode(path)
     if os.path.lexists(path) and not options.replace:
         raise Exists(
-            f"{shown} exists already", code="key-exists", remedy="choose another name, or pack with --replace", store=shown
+            f"{shown} exists already",
+            code="key-exists",
+            remedy="choose another name, or pack with --replace",
+            store=shown,
         )
     counts: dict[Any, int] = {}
     progress = progress or Progress()
@@ -82,7 +92,7 @@ def pack(
         while True:
             target = _Target(path)
             try:
-                made = _Making(root, path, target.fd, options, progress, counts)
+                made = _Making(root, path, target.fd, options, progress, alive, counts)
                 made.data()
                 if made.settled():
                     result = made.finish()
@@ -141,17 +151,20 @@ class _Making:
     """One image being made in a nameless file."""
 
     def __init__(
-        self, root: bytes, path: bytes, fd: int, options: Options, progress: Progress, counts: dict[Any, int]
-    ) -> None:
-        self._root, self._path, self._fd, self._options, self._progress = root, path, fd, options, progress
-        folder = folder_for(path)
-        self._spools = lambda: Spool(folder)
+        self, root: bytes, path: bytes, fd: int, options: Options, progress: Progress, alive: Callable[[], None],
+        counts: dict[Any, int],
+    ) -> None:  # fmt: skip
+        self._root, self._path, self._fd, self._options = root, path, fd, options
+        self._progress, self._alive = progress, alive
+        self._folder = folder_for(path)
         self._blocks, self._segments = self._spools(), self._spools()
         self._segment_rows = self._spools()
         self._refs: list[SegmentRef] = []
         self.layout = Layout(options.form, self._spools, self._blocks, counts)
-        self._counts = counts
-        self._at = 0
+        self._at = self._twice = 0
+
+    def _spools(self) -> Spool:
+        return Spool(self._folder)
 
     def data(self) -> None:
         """Everything up to the tables."""
@@ -172,12 +185,12 @@ class _Making:
         try:
             road = Road(
                 self._root, self.layout, hands, self._blocks, self._spools,
-                form=options.form, duplicates=options.duplicates, progress=self._progress,
+                form=options.form, duplicates=options.duplicates, progress=self._progress, alive=self._alive,
             )  # fmt: skip
             for segment in cut(road.entries(items)):
                 self._segment(segment)
             self.layout.finish()
-            self._at = road.at
+            self._at, self._twice = road.at, road.twice
         finally:
             for hand in hands:
                 hand.close()
@@ -213,7 +226,7 @@ class _Making:
         out.align()
         at = out.size
         for part in layout.frame_data:
-            out.bytes(part)
+            out.add(part)
         out.sections["frame data"] = (at, out.size - at)
         out.paged("blocks", self._blocks)
         out.paged("names", [layout.names.table().tobytes()])
@@ -225,7 +238,7 @@ class _Making:
             out.align()
             at = out.size
             for part in data:
-                out.bytes(part)
+                out.add(part)
             out.sections[name.rstrip("s") + " data"] = (at, out.size - at)
         refs = tuple(self._refs)
         manifest = Manifest(refs, lambda digest: _load(self._path, refs, digest))
@@ -239,7 +252,7 @@ class _Making:
         out.end(header)
         os.pwrite(self._fd, superblock, 0)
         self._read_back()
-        return Result(manifest, self._at, self._at - base, self._progress.files, self._progress.duplicates, 0.0)
+        return Result(manifest, self._at, self._at - base, manifest.files, self._twice, 0.0)
 
     def _read_back(self) -> None:
         """What was written is what was meant: the sum of each block, from the file."""

@@ -1,16 +1,17 @@
 """Records: a name and its attributes as the kernel's FUSE driver wants them in a READDIRPLUS reply.
 
-One record (include/uapi/linux/fuse.h, protocol 7.31) is a `fuse_entry_out` of 128 bytes, a `fuse_dirent` of 24 bytes and
-the name, padded with zeros to a multiple of 8.  A LOOKUP is answered by its first 128 bytes, a GETATTR by its
+One record (include/uapi/linux/fuse.h, protocol 7.31) is a `fuse_entry_out` of 128 bytes, a `fuse_dirent` of 24 bytes
+and the name, padded with zeros to a multiple of 8.  A LOOKUP is answered by its first 128 bytes, a GETATTR by its
 bytes 40 … 127, a listing by many of them as they are.  Records lie in *space*: a line of bytes cut into frames
 of 64 KiB that no record crosses; the number of a node is its position in space, divided by 8.
 
 Fields that the kernel does not use hold what a reader needs:
 
-    generation        files: number of the first block (40 bits);  folders and links: position / 8 of the listing or text
-                      (40 bits); for all, number of the set of extended attributes + 1 in the upper 24 bits, 0: none
-    entry_valid_nsec  files: number of the block with the tail, NO_TAIL where the last block has it;  folders: bytes of the listing
-    attr_valid_nsec   files: where the tail begins in that block;  folders: the upper 32 bits of the bytes
+    generation        files: number of the first block (40 bits); folders and links: position / 8 of the listing or the
+                      text (40 bits); for all, number of the set of extended attributes + 1 in the upper 24 bits
+    entry_valid_nsec  files: number of the block with the tail, NO_TAIL where the last block has it;
+                      folders: bytes of the listing
+    attr_valid_nsec   files: where the tail begins in that block; folders: the upper 32 bits of the bytes
 """
 
 from __future__ import annotations
@@ -161,9 +162,9 @@ class Space:
         `placed` is told each record's bytes and position.  Returns (position, bytes) of the listing, the gaps at the
         ends of frames included.
         """
-        start, number = -1, 0
+        start = -1
         frame = self._frame
-        for record in records:
+        for number, record in enumerate(records):
             size = len(record)
             if len(frame) + size > FRAME:
                 self._room(size)
@@ -177,7 +178,6 @@ class Space:
                 if not U64.unpack_from(record, NODE)[0]:
                     U64.pack_into(frame, inside, at >> 3)
                 placed(record, at)
-            number += 1
         return start, self.here - start
 
     def finish(self) -> int:

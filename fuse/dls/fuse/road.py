@@ -21,11 +21,12 @@ from dls.fuse.layout import NOWHERE, Layout, Place
 from dls.fuse.seen import Seen
 from dls.fuse.source import Item, changed
 from dls.fuse.spool import Spool
-from dls.fuse.work import File, Form, Packed, untold
+from dls.fuse.work import File, Form, Packed, Worker, untold
 from dls.logistics import digest as digests
 from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry
 from dls.logistics.errors import DlsError
 from dls.logistics.stores.posix_errors import ours
+from dls.logistics.transfer.progress import Progress
 
 BATCH_FILES: Final = 512
 BATCH_BYTES: Final = 4 << 20
@@ -35,18 +36,6 @@ AHEAD: Final = 3
 """Jobs under way for each worker."""
 _PLACE = struct.Struct("<QQQIIII")
 _EMPTY = digests.of(b"")
-
-
-@dataclass(slots=True)
-class Progress:
-    """What has been done so far, for whoever shows it."""
-
-    files: int = 0
-    bytes: int = 0
-    stored: int = 0
-    duplicates: int = 0
-    alive: Callable[[], None] = lambda: None
-    """Called now and then; may raise to stop the work."""
 
 
 @dataclass(slots=True)
@@ -117,10 +106,12 @@ class Road:
 
     def __init__(
         self, root: bytes, layout: Layout, hands: list[Any], blocks: Spool, spools: Callable[[], Spool], *,
-        form: Form, duplicates: bool, progress: Progress,
+        form: Form, duplicates: bool, progress: Progress, alive: Callable[[], None],
     ) -> None:  # fmt: skip
         self._root, self._layout, self._hands, self._blocks = root, layout, hands, blocks
-        self._form, self._duplicates, self._progress = form, duplicates, progress
+        self._form, self._duplicates, self._progress, self._alive = form, duplicates, progress, alive
+        self.twice = 0
+        """Files whose content was there already."""
         self._seen, self._places = Seen(spools()), spools()
         self._jobs: deque[_Job] = deque()
         self._under_way: dict[int, _Job] = {}
@@ -188,7 +179,7 @@ class Road:
             if (known := self._large.get(large.whole.wait())) is not None:
                 large.place, large.blocks = known
                 large.left = 1
-                self._progress.duplicates += 1
+                self.twice += 1
                 job = self._job([item], [])
                 job.large = large
                 yield job
@@ -222,7 +213,7 @@ class Road:
                 yield from self._done(self._jobs.popleft())
             if len(self._under_way) <= most:
                 return
-            self._progress.alive()
+            self._alive()
             for verb, number, found in heard(self._hands):
                 if verb == "error":
                     raise untold(found)
@@ -247,7 +238,9 @@ class Road:
         if job.large is None:
             found, fresh = job.digests or b"", bytearray()
             for at in range(0, len(found), 32):
-                number, is_new = self._seen.number(found[at : at + 32]) if self._duplicates else (self._seen.new(), True)
+                number, is_new = (
+                    self._seen.number(found[at : at + 32]) if self._duplicates else (self._seen.new(), True)
+                )
                 job.known.append(number)
                 fresh.append(is_new)
             job.fresh = bytes(fresh)
@@ -272,7 +265,7 @@ class Road:
                 large.place = NOWHERE._replace(start=start, first=base)
             holes = self._holes(packed.stored, size)
             large.place = large.place._replace(
-                holes=large.place.holes + holes, count=large.place.count + len(packed.stored)
+                holes=large.place.holes + holes, own=large.place.own + len(packed.stored)
             )
             large.blocks += job.block
             return
@@ -298,14 +291,14 @@ class Road:
     # ------------------------------------------------------------------------------------------ recorded
 
     def _done(self, job: _Job) -> Iterator[Entry]:
-        self._progress.stored = self.at
         if job.large is not None:
             large = job.large
             large.left -= 1
+            self._progress.moved(sum(file.stop - file.start for file in job.files))
             if not large.left:
                 yield self._large_done(large)
             return
-        place_of, known, number = _PLACE.size, job.known, 0
+        place_of, known, number, files, size = _PLACE.size, job.known, 0, 0, 0
         found = job.digests or b""
         for item in job.items:
             if item.mode & 0o170000 != 0o100000:
@@ -313,17 +306,17 @@ class Road:
                 if entry is not None:
                     yield entry
                 continue
-            self._progress.files += 1
+            files, size = files + 1, size + item.size
             place, digest, blocks = NOWHERE, _EMPTY, b""
             if item.group is not None and item.group in self._group_entries:
                 digest, blocks = self._group_entries[item.group]
             elif item.size:
-                self._progress.bytes += item.size
-                self._progress.duplicates += not job.fresh[number]
+                self.twice += not job.fresh[number]
                 digest = found[32 * number : 32 * number + 32]
                 place = Place(*_PLACE.unpack(self._places.at(known[number] * place_of, place_of)))
                 number += 1
             yield self._file(item, place, digest, blocks)
+        self._progress.settled(files, size)
 
     def _file(self, item: Item, place: Place, digest: bytes, blocks: bytes) -> Entry:
         if item.group is not None:
@@ -334,8 +327,7 @@ class Road:
     def _large_done(self, large: _Large) -> Entry:
         digest, item = large.whole.wait(), large.item
         self._large[digest] = large.place, large.blocks
-        self._progress.files += 1
-        self._progress.bytes += item.size
+        self._progress.settled(1, 0)
         return self._file(item, large.place, digest, large.blocks if item.size > digests.BIG else b"")
 
     def _other(self, item: Item) -> Entry | None:
@@ -352,8 +344,6 @@ class Road:
 
 def hands_for(count: int, root: bytes, fd: int, form: Form) -> list[Any]:
     """So many processes; 0: this one."""
-    from dls.fuse.work import Worker
-
     if not count:
         return [Inline(Worker(root, fd, form))]
     return [Process(root, fd, form) for _ in range(count)]

@@ -1,8 +1,8 @@
 """Answers the kernel's FUSE requests for one image: the only place that reads and writes `/dev/fuse`.
 
 Protocol: include/uapi/linux/fuse.h, version 7.31; newer kernels take its replies.  Names are answered by slices of the
-index (`dls.fuse.records`); OPEN and OPENDIR are refused once with ENOSYS, after which the kernel opens by itself; all may be
-cached for ever, as an image never changes under a mount.  Without OPEN there is no state per open file.
+index (`dls.fuse.records`); OPEN and OPENDIR are refused once with ENOSYS, after which the kernel opens by itself; all
+may be cached for ever, as an image never changes under a mount.  Without OPEN there is no state per open file.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ _LOOKUP, _FORGET, _GETATTR, _READLINK, _READ, _STATFS = 1, 2, 3, 5, 15, 17
 _GETXATTR, _LISTXATTR, _INIT, _READDIR, _ACCESS = 22, 23, 26, 28, 34
 _INTERRUPT, _DESTROY, _BATCH_FORGET, _READDIRPLUS = 36, 38, 42, 44
 _WRITES: Final = frozenset({4, 6, 8, 9, 10, 11, 12, 13, 16, 21, 24, 35, 43, 45})
+_SILENT: Final = frozenset({_FORGET, _BATCH_FORGET, _INTERRUPT, _DESTROY})
+"""Requests without an answer."""
+_OVER: Final = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.EBADF})
+_GONE: Final = frozenset({errno.EINTR, errno.ENOENT, errno.EAGAIN})
+"""Whoever asked has gone, or nothing was asked."""
 _IN = struct.Struct("<IIQQIIII")
 _OUT = struct.Struct("<IiQ")
 _READ_IN = struct.Struct("<QQII")
@@ -63,47 +68,40 @@ class Server:
 
     def run(self, seen: Callable[[], None] = lambda: None) -> None:
         """Answer until the mount is gone.  `seen` is called for each request."""
-        fd, answers, unpack_in, pack_out = self._fd, self._answers, _IN.unpack_from, _OUT.pack
-        read, writev = os.read, os.writev
+        fd, unpack_in, pack_out = self._fd, _IN.unpack_from, _OUT.pack
+        read, writev, answer = os.read, os.writev, self._answer
         while True:
             try:
                 data = read(fd, _BUFFER)
-            except OSError as exc:
-                if exc.errno in (errno.EINTR, errno.ENOENT, errno.EAGAIN):
-                    continue
-                if exc.errno in (errno.ENODEV, errno.ECONNABORTED, errno.EBADF):
-                    return
-                raise
-            _, opcode, unique, node, *_ = unpack_in(data)
-            answer = answers.get(opcode)
-            seen()
-            if answer is not None:
-                try:
-                    parts = answer(node, data)
-                    error = 0
-                except DlsError as problem:
-                    self._told(f"request {opcode} on node {node}: {problem}")
-                    parts, error = [], -_errno_of(problem)
-                except _Errno as problem:
-                    parts, error = [], -problem.number
-                except Exception as problem:  # noqa: BLE001 - a bug of ours must not hang whoever waits for the answer
-                    self._told(f"request {opcode} on node {node}: {type(problem).__name__}: {problem}")
-                    parts, error = [], -errno.EIO
-            elif opcode in (_FORGET, _BATCH_FORGET, _INTERRUPT):
-                continue
-            elif opcode == _DESTROY:
-                return
-            elif opcode in _WRITES:
-                parts, error = [], -errno.EROFS
-            else:
-                parts, error = [], -errno.ENOSYS
-            try:
-                writev(fd, [pack_out(16 + sum(map(len, parts)), error, unique), *parts])
-            except OSError as exc:
-                if exc.errno not in (errno.ENOENT, errno.EINTR):  # whoever asked has gone
-                    if exc.errno in (errno.ENODEV, errno.ECONNABORTED):
+                _, opcode, unique, node, *_ = unpack_in(data)
+                seen()
+                if opcode in _SILENT:
+                    if opcode == _DESTROY:
                         return
+                    continue
+                error, parts = answer(opcode, node, data)
+                writev(fd, [pack_out(16 + sum(map(len, parts)), -error, unique), *parts])
+            except OSError as exc:
+                if exc.errno in _OVER:
+                    return
+                if exc.errno not in _GONE:
                     raise
+
+    def _answer(self, opcode: int, node: int, data: bytes) -> tuple[int, list[bytes]]:
+        """(number of the error or 0, what is sent)."""
+        answer = self._answers.get(opcode)
+        if answer is None:
+            return errno.EROFS if opcode in _WRITES else errno.ENOSYS, []
+        try:
+            return 0, answer(node, data)
+        except _Errno as problem:
+            return problem.number, []
+        except DlsError as problem:
+            self._told(f"request {opcode} on node {node}: {problem}")
+            return _errno_of(problem), []
+        except Exception as problem:  # noqa: BLE001 - a bug of ours must not hang whoever waits for the answer
+            self._told(f"request {opcode} on node {node}: {type(problem).__name__}: {problem}")
+            return errno.EIO, []
 
     # -------------------------------------------------------------------------------------------- answers
 
@@ -204,7 +202,10 @@ class Server:
 
     def _statfs(self, node: int, data: bytes) -> list[bytes]:
         header = self._image.index.header
-        blocks, nodes = -(-self._image.source.size // 4096), sum(header.counts[k] for k in ("files", "folders", "links"))
+        blocks, nodes = (
+            -(-self._image.source.size // 4096),
+            sum(header.counts[k] for k in ("files", "folders", "links")),
+        )
         return [_STATFS_OUT.pack(blocks, 0, 0, nodes, 0, 4096, 255, 4096, 0)]
 
     def _getxattr(self, node: int, data: bytes) -> list[bytes]:

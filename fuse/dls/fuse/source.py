@@ -1,7 +1,7 @@
 """What is packed: a stream of items in the order of manifests, every folder included.
 
-Order is that of the bytes of whole paths (`a`, `a-b`, `a/x`, `a0`); every folder stands before what is inside.  The root
-comes first, as the folder with the empty path.
+Order is that of the bytes of whole paths (`a`, `a-b`, `a/x`, `a0`); every folder stands before what is inside.  The
+root comes first, as the folder with the empty path.
 """
 
 from __future__ import annotations

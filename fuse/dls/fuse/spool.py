@@ -72,8 +72,8 @@ class Rows:
     __slots__ = ("_few", "_make", "_spool", "count")
 
     def __init__(self, make: Callable[[], Spool]) -> None:
-        self._make, self._few, self._spool, self.count = make, list[bytes](), None, 0
-        self._spool: Spool | None
+        self._make, self._few, self.count = make, list[bytes](), 0
+        self._spool: Spool | None = None
 
     def add(self, row: bytes) -> None:
         """Append a row of less than 64 KiB."""

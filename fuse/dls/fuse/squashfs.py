@@ -178,7 +178,9 @@ class Tables:
 
     def xattrs(self, pairs: Sequence[tuple[bytes, bytes]]) -> int:
         """Add a set of extended attributes; returns its number, NONE where the format can hold none of them."""
-        fit = [(i, name[len(p) :], value) for name, value in pairs for i, p in enumerate(_PREFIXES) if name.startswith(p)]
+        fit = [
+            (i, name[len(p) :], value) for name, value in pairs for i, p in enumerate(_PREFIXES) if name.startswith(p)
+        ]
         if not fit:
             return NONE
         out = bytearray()
@@ -234,7 +236,9 @@ class Tables:
         data = _DEV.pack(*head, device) if is_device else _IPC.pack(*head)
         return self._add(data + (_U32.pack(node.xattr) if long else b""), node.mtime)
 
-    def folder(self, node: Node, parent: int, entries: Iterator[tuple[bytes, int, int, int, int]]) -> tuple[int, int, int]:
+    def folder(
+        self, node: Node, parent: int, entries: Iterator[tuple[bytes, int, int, int, int]]
+    ) -> tuple[int, int, int]:
         """A folder with its entries (name, block and offset of the inode, its number, its type), sorted by name.
 
         Returns (block, offset, size of the listing in bytes).

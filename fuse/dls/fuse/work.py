@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Final, NamedTuple
 
@@ -150,7 +150,7 @@ class Worker:
         for number, (plain, frame) in enumerate(zip(parts, self._packer.many(parts), strict=True)):
             size = len(plain)
             if len(frame) < size:
-                if number not in shared and frame.__len__() < 64 and plain == zeros[:size]:
+                if number not in shared and len(frame) < 64 and plain == zeros[:size]:
                     stored.append(0)
                     sums.append(0)
                     continue
@@ -181,8 +181,10 @@ class Worker:
                         raise changed(where, file.path)
                     hasher.update(body)
                     parts = [body[i : i + block] for i in range(0, size, block)]
-                    for told, found in zip((stored, sums, data), self._compressed(parts, set()), strict=True):
-                        told.extend(found)  # type: ignore[arg-type]
+                    some = self._compressed(parts, set())
+                    stored += some[0]
+                    sums += some[1]
+                    data += some[2]
                 info = os.fstat(fd)
             finally:
                 os.close(fd)
@@ -229,7 +231,7 @@ def main() -> None:
     pipe = Connection(int(sys.argv[1]))
     root, target, form = pipe.recv()
     worker = Worker(root, target, Form(*form))
-    verbs = {"read": worker.read, "pack": worker.pack, "write": worker.write}
+    verbs: dict[str, Callable[..., Any]] = {"read": worker.read, "pack": worker.pack, "write": worker.write}
     try:
         while (message := pipe.recv()) is not None:
             verb, job, *rest = message
@@ -241,4 +243,3 @@ def main() -> None:
                 pipe.send(("error", job, told(ours(exc, "the image", b""))))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass  # the one who decides is gone: nothing of this is published
-

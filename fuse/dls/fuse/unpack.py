@@ -1,0 +1,124 @@
+"""Writes what an image holds into a folder: proven while it is written, shown when it is complete."""
+
+from __future__ import annotations
+
+import os
+import stat as st
+from collections.abc import Callable
+from contextlib import suppress
+
+from dls.fuse.image import Image
+from dls.fuse.records import Attr
+from dls.logistics import digest as digests
+from dls.logistics import names
+from dls.logistics.entry import FILE, LINK, Entry
+from dls.logistics.errors import Corrupt, Exists
+from dls.logistics.stores.posix_errors import ours
+from dls.logistics.transfer.progress import Progress
+
+_STEP = 4 << 20
+
+
+def unpack(
+    image: Image, folder: str, *, progress: Progress | None = None, alive: Callable[[], None] = lambda: None
+) -> Progress:
+    """Write the tree into `folder`, which is absent or empty; Corrupt where a byte is not what was packed.
+
+    Owners and devices are kept where root unpacks.
+    """
+    progress = progress or Progress()
+    target = os.path.abspath(os.fsencode(folder))
+    shown = os.fsdecode(target)
+    try:
+        if os.path.lexists(target) and (not os.path.isdir(target) or os.listdir(target)):
+            raise Exists(f"{shown} is not empty", code="target-differs", remedy="name another folder", store=shown)
+        beside = os.path.dirname(target) + b"/.dls-" + os.urandom(8).hex().encode()
+        try:
+            _Writing(image, beside, progress, alive).all()
+            with suppress(FileNotFoundError):
+                os.rmdir(target)
+            os.rename(beside, target)
+        finally:
+            _gone(beside)
+    except OSError as exc:
+        raise ours(exc, shown) from exc
+    return progress
+
+
+def _gone(folder: bytes) -> None:
+    """Remove what was not finished."""
+    for above, inside, files in os.walk(folder, topdown=False):
+        for name in files:
+            os.unlink(above + b"/" + name)
+        for name in inside:
+            path = above + b"/" + name
+            os.unlink(path) if os.path.islink(path) else os.rmdir(path)
+    with suppress(FileNotFoundError):
+        os.rmdir(folder)
+
+
+class _Writing:
+    def __init__(self, image: Image, root: bytes, progress: Progress, alive: Callable[[], None]) -> None:
+        self._image, self._root, self._progress, self._alive = image, root, progress, alive
+        self._is_root = os.geteuid() == 0
+
+    def all(self) -> None:
+        """Folders, then what is in them, then what folders have of their own: writing inside changes it."""
+        image, root = self._image, self._root
+        os.mkdir(root, 0o700)
+        folders: list[tuple[bytes, int]] = []
+        for path, attr in image.walk():
+            kind = attr.mode >> 12
+            if kind == 4:
+                os.mkdir(root + b"/" + path, 0o700)
+                folders.append((path, attr.node))
+            elif kind not in (8, 10) and self._is_root:
+                os.mknod(root + b"/" + path, attr.mode, _device(attr.rdev))
+                self._dress(root + b"/" + path, attr)
+        for entry in image.manifest:
+            self._alive()
+            if entry.kind == FILE:
+                self._file(entry)
+            elif entry.kind == LINK:
+                attr = image.find(entry.path)
+                os.symlink(entry.target, root + b"/" + entry.path)
+                self._dress(root + b"/" + entry.path, attr)
+        for path, node in reversed(folders):
+            self._dress(root + b"/" + path, image.attr(node << 3))
+        self._dress(root, image.find(b""))
+
+    def _file(self, entry: Entry) -> None:
+        path = self._root + b"/" + entry.path
+        if entry.target:
+            os.link(self._root + b"/" + entry.target, path)
+            self._progress.settled(1, 0)
+            return
+        attr = self._image.find(entry.path)
+        hasher = digests.Hasher(0)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            for at in range(0, attr.size, _STEP):
+                for piece in self._image.pieces(attr, at, at + _STEP):
+                    hasher.update(piece)
+                    os.write(fd, piece)
+        finally:
+            os.close(fd)
+        if hasher.digest() != entry.digest or hasher.length != entry.size:
+            shown = names.show(entry.path)
+            raise Corrupt(f"{shown} has another content than was packed", code="content-differs", key=shown)
+        self._dress(path, attr)
+        self._progress.settled(1, attr.size)
+
+    def _dress(self, path: bytes, attr: Attr) -> None:
+        """Owner, attributes, mode and time, in the order in which none undoes another."""
+        if self._is_root:
+            os.chown(path, attr.uid, attr.gid, follow_symlinks=False)
+        for name, value in self._image.xattrs(attr).items():
+            os.setxattr(path, name, value, follow_symlinks=False)
+        if not st.S_ISLNK(attr.mode):
+            os.chmod(path, attr.mode & 0o7777)
+        os.utime(path, ns=(attr.mtime_ns, attr.mtime_ns), follow_symlinks=False)
+
+
+def _device(number: int) -> int:
+    return os.makedev(number >> 8 & 0xFFF, number & 0xFF | number >> 12 & 0xFFF00)
