@@ -83,7 +83,7 @@ def damaged(why: str, **facts: Any) -> Corrupt:
     return Corrupt(
         f"the index of the image is damaged: {why}",
         code="bad-image",
-        remedy="get the image again, or make its index anew: dls index IMAGE",
+        remedy="get the image again, or pack it anew",
         **facts,
     )
 
@@ -263,7 +263,7 @@ def header_of(data: memoryview) -> Header:
         raise Unsupported(
             f"the index has version {version}, this dls reads version {VERSION}",
             code="newer-image",
-            remedy="update dls, or make the index anew: dls index IMAGE",
+            remedy="update dls",
         )
     if size > _LARGEST_HEADER or at + size > len(data):
         raise damaged("its header lies outside")

@@ -20,6 +20,7 @@ from dls.logistics.errors import Unsupported
 
 _LONGEST_TEXT = 4095
 _ENTRY = struct.Struct("<IHIH")
+_TYPES: Final = {6: squashfs.BLOCK_DEVICE, 2: squashfs.CHAR_DEVICE, 1: squashfs.FIFO, 12: squashfs.SOCKET}
 
 
 class Place(NamedTuple):
@@ -56,6 +57,14 @@ class _Folder:
     xattrs: tuple[int, int]
 
 
+class _Group(NamedTuple):
+    """An inode with several names."""
+
+    entry: bytes
+    record: bytes
+    first: bytes
+
+
 class Layout:
     """Builds all tables from items in order; one call per item."""
 
@@ -70,7 +79,7 @@ class Layout:
         self._xattrs: dict[Any, tuple[int, int]] = {}
         self._stack: list[_Folder] = []
         self._pending: dict[bytes, _Folder] = {}
-        self._groups: dict[Any, tuple[int, int, int, int, bytes, bytes]] = {}
+        self._groups: dict[Any, _Group] = {}
         self.found: dict[Any, int] = {}
         """How many names of each group were met."""
         self._counts, self._nlinks = counts, dict[Any, int]()
@@ -88,79 +97,85 @@ class Layout:
 
     def add(self, item: Item, place: Place = NOWHERE) -> bytes:
         """The next item; returns the first name of its hard-link group, b'' where it is the first or only one."""
-        path, kind = item.path, item.mode >> 12
+        path, kind, group = item.path, item.mode >> 12, item.group
         if kind == 4:
-            self._number += 1
-            self.kinds["folders"] += 1
-            parent = self._parent(path) if path else None
-            prefix = path + b"/" if path else b""
-            self._pending[prefix] = _Folder(
-                item, self._number, parent.number if parent else 0, prefix, Rows(self._spools), [], Rows(self._spools),
-                self._xattrs_of(item),
-            )  # fmt: skip
-            if item.empty:
-                self._stack.append(self._pending.pop(prefix))
-                self._close()
+            self._begun(item)
             return b""
+        self.kinds["files" if kind == 8 else "links" if kind == 10 else "others"] += 1
         folder = self._parent(path)
         name = path[len(folder.prefix) :]
-        if item.group is not None and (known := self._groups.get(item.group)):
-            self.found[item.group] += 1
-            self.kinds["files" if kind == 8 else "links" if kind == 10 else "others"] += 1
-            block, offset, number, type_, record, first = known
-            folder.files.add(_ENTRY.pack(block, offset, number, type_) + name)
-            folder.rows.add(_renamed(record, name))
-            return first
-        self._number += 1
-        number = self._number
-        nlink = self._counts.get(item.group, item.nlink) if item.group is not None else 1
-        seconds = item.mtime_ns // 1_000_000_000
-        seconds = seconds if 0 <= seconds < 1 << 32 else 0 if seconds < 0 else (1 << 32) - 1
-        squash_xattr, own_xattr = self._xattrs_of(item)
-        node = squashfs.Node(item.mode & 0o7777, item.uid, item.gid, seconds, number, nlink, squash_xattr)
-        generation, tail, offset, blocks, device = own_xattr + 1 << 40, 0, 0, -(-item.size // 512), 0
+        nlink = 1
+        if group is not None:
+            if (known := self._groups.get(group)) is not None:
+                self.found[group] += 1
+                folder.files.add(known.entry + name)
+                folder.rows.add(_renamed(known.record, name))
+                return known.first
+            nlink = self._counts.get(group, item.nlink)
+        self._number = number = self._number + 1
+        squash_xattr, own_xattr = self._xattrs_of(item) if item.xattrs else (squashfs.NONE, -1)
+        mode, uid, gid = item.mode, item.uid, item.gid
+        node = squashfs.Node(mode & 0o7777, uid, gid, _seconds(item.mtime_ns), number, nlink, squash_xattr)
+        generation, blocks, device = own_xattr + 1 << 40, -(-item.size // 512), 0
         if kind == 8:
-            self.kinds["files"] += 1
             type_ = squashfs.FILE
-            sizes = self._sizes(place)
+            sizes = self._sizes(place) if place.own else ()
             where = squashfs.Where(place.start, sizes, place.fragment, place.offset, place.holes)
             at = self.tables.file(node, item.size, where)
             generation |= place.first
-            tail, offset = place.shared, place.offset
             blocks = -(-(item.size - place.holes) // 512)
         elif kind == 10:
-            self.kinds["links"] += 1
             type_ = squashfs.LINK
-            if len(item.text) > _LONGEST_TEXT:
-                raise Unsupported(
-                    f"the link {names.show(path)} has a longer text than any kernel reads", code="long-link"
-                )
             at = self.tables.link(node, item.text)
-            generation |= self.space.text(item.text) >> 3
+            generation |= self._text(item) >> 3
         else:
-            self.kinds["others"] += 1
-            type_ = {
-                6: squashfs.BLOCK_DEVICE, 2: squashfs.CHAR_DEVICE, 1: squashfs.FIFO, 12: squashfs.SOCKET,
-            }[kind]  # fmt: skip
-            device = _device(item.device)
+            type_, device = _TYPES[kind], _device(item.device)
             at = self.tables.special(node, type_, device)
         record = records.pack(
-            name, 0, generation, tail, offset, number, item.size, blocks, item.mtime_ns, item.mode, nlink, item.uid,
-            item.gid, device, self._form.block,
+            name, 0, generation, place.shared, place.offset, number, item.size, blocks, item.mtime_ns, mode, nlink, uid,
+            gid, device, self._form.block,
         )  # fmt: skip
-        if item.group is not None:
-            # Names in several folders mean one node: it has a record of its own, known before any folder is closed.
-            lone = self.space.lone(record)
-            record = records.U64.pack(lone >> 3) + record[8:]
-            self._groups[item.group] = (*at, number, type_, record, path)
-            self.found[item.group], self._nlinks[item.group] = 1, nlink
-        folder.files.add(_ENTRY.pack(*at, number, type_) + name)
+        entry = _ENTRY.pack(*at, number, type_)
+        if group is not None:
+            record = self._group(group, nlink, record, entry, path)
+        folder.files.add(entry + name)
         folder.rows.add(record)
         return b""
 
+    def _begun(self, item: Item) -> None:
+        """A folder: what is inside comes later, unless it is empty."""
+        path = item.path
+        self._number += 1
+        self.kinds["folders"] += 1
+        above = self._parent(path).number if path else 0
+        prefix = path + b"/" if path else b""
+        rows = self._spools
+        folder = _Folder(item, self._number, above, prefix, Rows(rows), [], Rows(rows), self._xattrs_of(item))
+        if item.empty:
+            self._stack.append(folder)
+            self._close()
+        else:
+            self._pending[prefix] = folder
+
+    def _group(self, group: Any, nlink: int, record: bytes, entry: bytes, path: bytes) -> bytes:
+        """The first name of an inode with several: names in several folders mean one node, so it has a record of its
+        own, known before any folder is closed."""
+        position = self.space.lone(record)
+        record = records.U64.pack(position >> 3) + record[8:]
+        self._groups[group] = _Group(entry, record, path)
+        self.found[group], self._nlinks[group] = 1, nlink
+        return record
+
+    def _text(self, item: Item) -> int:
+        if len(item.text) > _LONGEST_TEXT:
+            shown = names.show(item.path)
+            raise Unsupported(
+                f"the link {shown} has a longer text than any kernel reads", code="long-link", key=shown,
+                remedy="leave it out",
+            )  # fmt: skip
+        return self.space.text(item.text)
+
     def _sizes(self, place: Place) -> list[int]:
-        if not place.own:
-            return []
         rows = self._blocks.at(place.first * EXTENT.size, place.own * EXTENT.size)
         return [stored for _, stored, _ in EXTENT.iter_unpack(rows)]
 
@@ -200,9 +215,10 @@ class Layout:
         folder = self._stack.pop()
         item, number = folder.item, folder.number
         nlink = 2 + len(folder.folders)
-        seconds = min(max(item.mtime_ns // 1_000_000_000, 0), (1 << 32) - 1)
         squash_xattr, own_xattr = folder.xattrs
-        node = squashfs.Node(item.mode & 0o7777, item.uid, item.gid, seconds, number, nlink, squash_xattr)
+        node = squashfs.Node(
+            item.mode & 0o7777, item.uid, item.gid, _seconds(item.mtime_ns), number, nlink, squash_xattr
+        )
         # SquashFS gives the root a parent that no inode has.
         parent = folder.parent or self._number + 1
         block, offset, size = self.tables.folder(node, parent, self._listing(folder))
@@ -257,6 +273,12 @@ class Layout:
             self._close()
         if self._pending:
             raise AssertionError(f"folders were never closed: {list(self._pending)[:3]}")
+
+
+def _seconds(mtime_ns: int) -> int:
+    """The nearest time that SquashFS can hold."""
+    seconds = mtime_ns // 1_000_000_000
+    return seconds if 0 <= seconds < 1 << 32 else 0 if seconds < 0 else (1 << 32) - 1
 
 
 def _renamed(record: bytes, name: bytes) -> bytes:

@@ -331,6 +331,8 @@ def in_background(path: str, folder: str, options: MountOptions, log: str) -> in
     try:
         os.stat(folder)  # waits for the first answer
     except OSError as exc:
+        with suppress(DlsError):
+            unmount(folder, lazy=True)
         raise Unavailable(f"{folder} does not answer: {exc.strerror}", code="mount-died", remedy=f"see {log}") from exc
     return child
 
@@ -339,7 +341,9 @@ def _detach(log: str) -> None:
     os.setsid()
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if log else null
+    out = null
+    with suppress(OSError):  # a mount without a log is better than none
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if log else null
     os.dup2(null, 0)
     os.dup2(out, 1)
     os.dup2(out, 2)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from dls.logistics import names
-from dls.logistics.errors import Conflict, DlsError, Unsupported
+from dls.logistics.errors import Conflict, DlsError
 from dls.logistics.stores.posix_errors import ours
 
 NO_XATTRS: Final[tuple[tuple[bytes, bytes], ...]] = ()
@@ -81,7 +81,7 @@ def walk(root: bytes, keep: Attributes = no_attributes) -> Iterator[Item]:
     try:
         info = os.stat(root)
         if not st.S_ISDIR(info.st_mode):
-            raise Unsupported(f"{where} is no folder", code="not-a-folder", store=where, remedy="pack its folder")
+            raise Conflict(f"{where} is no folder", code="not-a-folder", store=where, remedy="pack its folder")
     except OSError as exc:
         raise ours(exc, where, b"") from exc
     inside = _scan(root + b"/", b"", where, keep)

@@ -127,6 +127,8 @@ class Worker:
                 continue
             size = len(body)
             if size <= form.small:
+                if filled + size > form.block:
+                    close()
                 waiting.append(len(files))
                 files.append((-1, 0, filled))
                 group.append(body)
@@ -149,11 +151,11 @@ class Worker:
         zeros = self._zeros
         for number, (plain, frame) in enumerate(zip(parts, self._packer.many(parts), strict=True)):
             size = len(plain)
+            if number not in shared and not plain[0] and plain == zeros[:size]:
+                stored.append(0)
+                sums.append(0)
+                continue
             if len(frame) < size:
-                if number not in shared and len(frame) < 64 and plain == zeros[:size]:
-                    stored.append(0)
-                    sums.append(0)
-                    continue
                 # Proven before it is written: what cannot be read back is never stored.
                 if self._unpacker.one(frame, size) != plain:
                     raise Corrupt("a compressed block does not give back what went in", code="bad-memory")

@@ -37,7 +37,7 @@ def verify(front: Front, dataset: str, at: str, deep: bool, sample: int, dry_run
 
 
 def _image(front: Front, path: str, sample: int) -> None:
-    from dls.cli.commands.image import opened
+    from dls.cli.images import opened
 
     wrong: list[DlsError] = []
     with opened(path) as image:

@@ -1,0 +1,356 @@
+"""Packing and reading, without a mount."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components import trees
+from dls.fuse import source, spool
+from dls.fuse.image import open_image
+from dls.fuse.pack import Options, pack
+from dls.fuse.unpack import unpack
+from dls.fuse.work import Form
+from dls.logistics.errors import Conflict, Corrupt, Denied, DlsError, Exists, Invalid
+from dls.logistics.stores.posix import PosixStore
+from dls.logistics.transfer.listing import listed
+from dls.logistics.transfer.prove import prove
+from dls.logistics.transfer.receipt import MemoryReceipts
+
+HERE = Options(workers=0, attributes=source.user_attributes)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("nasty") / "tree"
+    trees.nasty(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def image(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = str(tmp_path_factory.mktemp("images") / "nasty.sqfs")
+    pack(str(tree), path, HERE)
+    return path
+
+
+@pytest.mark.spec("IMAGE-9", "IMAGE-10")
+def test_all_is_found_and_read(tree: Path, image: str) -> None:
+    top = os.fsencode(tree)
+    with open_image(image) as found:
+        seen = {b""}
+        for path, attr in found.walk():
+            seen.add(path)
+            info = os.lstat(top + b"/" + path)
+            assert (attr.mode, attr.uid, attr.gid, attr.mtime_ns) == (
+                info.st_mode,
+                info.st_uid,
+                info.st_gid,
+                info.st_mtime_ns,
+            )
+            assert attr.nlink == info.st_nlink
+            assert found.find(path) == attr
+            if attr.mode >> 12 == 8:
+                with open(top + b"/" + path, "rb") as plain:
+                    assert found.read(attr) == plain.read()
+            elif attr.mode >> 12 == 10:
+                assert found.text(attr) == os.readlink(top + b"/" + path)
+        every = {os.path.relpath(os.path.join(a, n), top) for a, ds, fs in os.walk(top) for n in (*ds, *fs)}
+        assert seen - {b""} == every
+        for gone in (b"no", b"names/no", b"a-b/inside", b"many/00000"):
+            with pytest.raises(DlsError) as told:
+                found.find(gone)
+            assert told.value.code == "no-such-key"
+
+
+@pytest.mark.spec("IMAGE-9")
+def test_any_stretch_of_a_file(tree: Path, image: str) -> None:
+    rng = random.Random(4)
+    with open_image(image) as found:
+        for name in ("large", "hole", "all-hole", "text-16384", "random-131073"):
+            data = (tree / "sizes" / name).read_bytes()
+            attr = found.find(b"sizes/" + name.encode())
+            for _ in range(60):
+                a, b = rng.randrange(len(data) + 10), rng.randrange(len(data) + 300_000)
+                assert found.read(attr, a, b) == data[a:b]
+
+
+@pytest.mark.spec("IMAGE-7")
+def test_the_manifest_is_that_of_the_folder(tmp_path: Path) -> None:
+    trees.nasty(tmp_path / "tree", special=False)
+    made = pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+    store = PosixStore(str(tmp_path / "tree"))
+    proof = prove(store, listed(store), MemoryReceipts())
+    assert made.manifest.content == proof.manifest.content
+    with open_image(str(tmp_path / "i.sqfs")) as found:
+        assert found.manifest.digest == proof.manifest.digest
+        assert not [error for _, error in found.verify() if error]
+
+
+@pytest.mark.spec("IMAGE-6")
+def test_equal_files_links_and_holes_are_stored_once(tree: Path, image: str) -> None:
+    with open_image(image) as found:
+        assert found.find(b"again").b == found.find(b"sizes/text-16384").b
+        assert found.find(b"links/hard").node == found.find(b"a-b").node
+        assert found.find(b"a-b").nlink == 2
+        assert found.find(b"sizes/all-hole").blocks == 0
+        assert found.find(b"sizes/hole").blocks * 512 <= 256 << 10
+
+
+@pytest.mark.spec("IMAGE-6")
+def test_names_outside_of_the_tree_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a").write_bytes(b"one inode, three names")
+    os.link(tmp_path / "tree" / "a", tmp_path / "tree" / "b")
+    os.link(tmp_path / "tree" / "a", tmp_path / "outside")
+    pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+    with open_image(str(tmp_path / "i.sqfs")) as found:
+        assert found.find(b"a").nlink == found.find(b"b").nlink == 2
+
+
+@pytest.mark.spec("IMAGE-3")
+def test_exact_times_and_attributes(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    times = {b"now": 1_700_000_000_123_456_789, b"old": -5_000_000_001, b"late": 5_000_000_000_000_000_007}
+    for name, time in times.items():
+        path = os.fsencode(tmp_path / "tree") + b"/" + name
+        Path(os.fsdecode(path)).write_bytes(name)
+        os.setxattr(path, b"user.odd \xff", bytes(range(200)))
+        os.utime(path, ns=(time, time))
+    kept = {name: os.stat(os.fsencode(tmp_path / "tree") + b"/" + name).st_mtime_ns for name in times}
+    pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+    with open_image(str(tmp_path / "i.sqfs")) as found:
+        for name in times:
+            attr = found.find(name)
+            assert attr.mtime_ns == kept[name]
+            assert found.xattrs(attr) == {b"user.odd \xff": bytes(range(200))}
+
+
+@pytest.mark.spec("IMAGE-1")
+def test_the_same_bytes_everywhere(tree: Path, image: str, tmp_path: Path) -> None:
+    copy = tmp_path / "another name"
+    subprocess.run(["cp", "-a", str(tree), str(copy)], check=True)
+    code = (
+        "import os,sys; os.umask(0o077); from dls.fuse import source; from dls.fuse.pack import Options, pack;"
+        "pack(sys.argv[1], sys.argv[2], Options(workers=3, attributes=source.user_attributes))"
+    )
+    env = {**os.environ, "LC_ALL": "C", "TZ": "Asia/Kolkata"}
+    subprocess.run([sys.executable, "-c", code, str(copy), str(tmp_path / "two.sqfs")], check=True, env=env)
+    assert Path(image).read_bytes() == (tmp_path / "two.sqfs").read_bytes()
+
+
+@pytest.mark.spec("IMAGE-4")
+def test_a_name_that_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    taken = tmp_path / "i.sqfs"
+    taken.write_bytes(b"mine")
+    with pytest.raises(Exists):
+        pack(str(tmp_path / "tree"), str(taken), HERE)
+    assert taken.read_bytes() == b"mine"
+    pack(str(tmp_path / "tree"), str(taken), HERE._replace(replace=True))
+    with open_image(str(taken)) as found:
+        assert found.listdir() == []
+    assert sorted(os.listdir(tmp_path)) == ["i.sqfs", "tree"]
+
+
+@pytest.mark.spec("IMAGE-5")
+@pytest.mark.parametrize("size", [10, 40 << 20])
+def test_a_source_that_changes(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "f").write_bytes(bytes(size))
+    listing = source._scan
+
+    def then_changed(*words: object) -> object:
+        found = listing(*words)  # type: ignore[arg-type]
+        with open(tmp_path / "tree" / "f", "ab") as out:
+            out.write(b"more")
+        return found
+
+    monkeypatch.setattr(source, "_scan", then_changed)
+    with pytest.raises(Conflict) as told:
+        pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+    assert told.value.code == "source-changed"
+    assert os.listdir(tmp_path) == ["tree"]
+
+
+@pytest.mark.spec("IMAGE-5")
+def test_a_file_that_nobody_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "secret").write_bytes(b"x")
+    real = os.open
+
+    def refusing(path: object, *words: object, **named: object) -> int:
+        if isinstance(path, bytes) and path.endswith(b"secret"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *words, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(Denied) as told:
+        pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+    assert "secret" in str(told.value)
+    assert os.listdir(tmp_path) == ["tree"]
+
+
+@pytest.mark.spec("IMAGE-8")
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "_KEPT", 1 << 14)
+    peaks = []
+    for folders in (100, 300):
+        root = tmp_path / str(folders)
+        for n in range(folders):
+            (root / f"d{n}").mkdir(parents=True)
+            for i in range(100):
+                (root / f"d{n}" / f"f{i}").write_bytes(b"%d %d" % (n, i))
+        tracemalloc.start()
+        try:
+            pack(str(root), str(tmp_path / f"{folders}.sqfs"), HERE)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    # Beside what is bounded, 20,000 files more take a slot for their content and one for their name each.
+    assert peaks[1] < peaks[0] + 20_000 * 60, peaks
+
+
+@pytest.mark.spec("IMAGE-11")
+def test_unpacking_gives_the_tree_back(tree: Path, image: str, tmp_path: Path) -> None:
+    with open_image(image) as found:
+        unpack(found, str(tmp_path / "out"))
+        with pytest.raises(Exists):
+            unpack(found, str(tmp_path / "out"))
+    assert not trees.differences(tree, tmp_path / "out")
+    fields = "%P|%y|%m|%U|%G|%n|%l|%T@"
+    assert trees.shown(tree, fields) == trees.shown(tmp_path / "out", fields)
+    assert sorted(os.listdir(tmp_path)) == ["out"]
+
+
+# ------------------------------------------------------------------------------------------------------------ damage
+
+
+def _small(folder: Path) -> bytes:
+    """A small image with every section in it."""
+    root = folder / "tree"
+    root.mkdir()
+    rng = random.Random(3)
+    (root / "random").write_bytes(rng.randbytes(20_000))
+    for n in range(30):
+        (root / f"text{n}").write_bytes(b"some text %d " % n * 40)
+    os.symlink("text1", root / "link")
+    os.link(root / "text2", root / "hard")
+    (root / "folder").mkdir()
+    os.setxattr(root / "text3", b"user.note", b"value" * 9)
+    pack(str(root), str(folder / "i.sqfs"), HERE)
+    return (folder / "i.sqfs").read_bytes()
+
+
+def _all(path: str) -> tuple[list[object], int]:
+    """Everything that a reader can get out of an image, and how often it was refused; errors of ours only."""
+    out: list[object] = []
+    refused = 0
+    with open_image(path) as image:
+        for path_, attr in image.walk():
+            row: list[object] = [path_, attr.mode, attr.size, attr.mtime_ns]
+            try:
+                kind = attr.mode >> 12
+                row.append(image.read(attr) if kind == 8 else image.text(attr) if kind == 10 else b"")
+                row.append(image.xattrs(attr))
+                row.append(image.find(path_))
+            except DlsError:
+                refused += 1
+                continue
+            out.append(row)
+        if [error for _, error in image.verify() if error]:
+            refused += 1
+    return out, refused
+
+
+@pytest.mark.spec("IMAGE-9")
+def test_a_flipped_bit_is_never_believed(tmp_path: Path, rng: random.Random, faults_full: bool) -> None:
+    whole = _small(tmp_path)
+    right, refused = _all(str(tmp_path / "i.sqfs"))
+    assert not refused
+    rows = {repr(row) for row in right}
+    bad = tmp_path / "bad.sqfs"
+    told = 0
+    for _ in range(3000 if faults_full else 300):
+        data = bytearray(whole)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        bad.write_bytes(data)
+        try:
+            found, refused = _all(str(bad))
+        except DlsError:
+            told += 1
+            continue
+        told += bool(refused)
+        assert {repr(row) for row in found} <= rows
+        assert len(found) + refused >= len(right)
+    assert told
+
+
+@pytest.mark.spec("IMAGE-9")
+def test_a_truncated_image_is_told(tmp_path: Path, rng: random.Random) -> None:
+    whole = _small(tmp_path)
+    bad = tmp_path / "bad.sqfs"
+    for size in [0, 1, 63, 64, 95, 96, *(rng.randrange(len(whole)) for _ in range(60)), len(whole) - 1]:
+        bad.write_bytes(whole[:size])
+        with pytest.raises((Corrupt, Invalid)):
+            _all(str(bad))
+
+
+@pytest.mark.spec("IMAGE-9")
+def test_an_index_of_another_image_is_told(tmp_path: Path) -> None:
+    whole = bytearray(_small(tmp_path))
+    whole[20:24] = b"\0\0\0\1"
+    (tmp_path / "i.sqfs").write_bytes(whole)
+    with pytest.raises(Corrupt, match="another image"):
+        open_image(str(tmp_path / "i.sqfs"))
+
+
+# ---------------------------------------------------------------------------------------------------------- any tree
+
+_name = st.binary(min_size=1, max_size=40).filter(
+    lambda n: b"/" not in n and b"\0" not in n and n not in (b".", b"..") and not n.startswith(b".dls-")
+)
+_leaf = st.one_of(st.binary(max_size=2000), st.integers(0, 300_000), st.text(max_size=20).map(lambda t: "l" + t))
+_trees = st.recursive(
+    st.dictionaries(_name, _leaf, max_size=6), lambda c: st.dictionaries(_name, st.one_of(_leaf, c), max_size=5)
+)
+
+
+def _plant(root: bytes, tree: object) -> None:
+    os.makedirs(root)
+    assert isinstance(tree, dict)
+    for name, value in tree.items():
+        path = root + b"/" + name
+        if isinstance(value, dict):
+            _plant(path, value)
+        elif isinstance(value, str):
+            os.symlink(value.replace("\0", "-").encode("utf-8", "surrogatepass") or b"x", path)
+        else:
+            with open(path, "wb") as out:
+                out.write(
+                    value if isinstance(value, bytes) else bytes(range(256)) * (value // 256) + b"z" * (value % 256)
+                )
+
+
+@pytest.mark.spec("IMAGE-9", "IMAGE-7")
+@settings(max_examples=40)
+@given(tree=_trees, form=st.sampled_from([Form(), Form(4096, 100, 500), Form(4096, 4096, 4096)]))
+def test_any_tree_is_read_back(tree: object, form: Form, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    _plant(os.fsencode(folder) + b"/tree", tree)
+    path = str(folder / "i.sqfs")
+    pack(str(folder / "tree"), path, HERE._replace(form=form))
+    with open_image(path) as image:
+        unpack(image, str(folder / "out"))
+        assert not [error for _, error in image.verify() if error]
+    assert not trees.differences(folder / "tree", folder / "out")
+    assert trees.shown(folder / "tree", "%P|%y|%m|%T@|%l") == trees.shown(folder / "out", "%P|%y|%m|%T@|%l")

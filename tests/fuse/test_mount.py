@@ -1,0 +1,334 @@
+"""Mounts as the kernel sees them: ours, the kernel's own SquashFS and squashfuse, beside the tree."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from components import trees
+from dls.fuse import mounting, source
+from dls.fuse.pack import Options, pack
+from dls.logistics.errors import Conflict, DlsError, NotFound
+
+pytestmark = pytest.mark.service
+
+HERE = Options(workers=0, attributes=source.all_attributes)
+EVERY = "%P|%y|%m|%U|%G|%n|%l|%T@|%A@|%i"
+NOBODY = 65534
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("mounted") / "tree"
+    trees.nasty(root)
+    os.setxattr(root / "a0", b"user.note", b"kept")
+    os.setxattr(root / "a0", b"trusted.note", b"kept too")
+    os.utime(root / "a0", (trees.SECONDS, trees.SECONDS))
+    return root
+
+
+@pytest.fixture(scope="module")
+def image(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = str(tmp_path_factory.mktemp("mounted-images") / "nasty tree.sqfs")
+    pack(str(tree), path, HERE)
+    return path
+
+
+@contextlib.contextmanager
+def ours(image: str, folder: Path, **options: object) -> Iterator[int]:
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+    log = f"{folder}.log"
+    keeper = mounting.in_background(image, str(folder), mounting.MountOptions(**options), log)  # type: ignore[arg-type]
+    try:
+        yield keeper
+    finally:
+        with contextlib.suppress(NotFound):
+            mounting.unmount(str(folder), lazy=True)
+        ended(keeper)
+
+
+def ended(keeper: int) -> None:
+    """The keeper is a child of this process, and gone."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(keeper, os.WNOHANG)[0] == 0:
+                time.sleep(0.02)
+                continue
+        return
+    raise AssertionError("the keeper did not end")
+
+
+def gone(folder: Path) -> bool:
+    return not any(one.folder == str(folder) for one in mounting.mounted())
+
+
+def wait_until(true: object, seconds: float = 20.0) -> None:
+    until = time.monotonic() + seconds
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.spec("MOUNT-1", "MOUNT-2", "MOUNT-4")
+def test_every_field_and_byte_agrees(tree: Path, image: str, tmp_path: Path) -> None:
+    with ours(image, tmp_path / "m", servers=2):
+        found = tmp_path / "m"
+        assert not trees.differences(tree, found)
+        fields = "%P|%y|%m|%U|%G|%n|%l|%T@"
+        assert trees.shown(found, fields) == trees.shown(tree, fields)
+        files = "%y|%P|%s\\0"
+        assert [r for r in trees.shown(found, files) if not r.startswith(b"d")] == [
+            r for r in trees.shown(tree, files) if not r.startswith(b"d")
+        ]
+        assert os.getxattr(found / "a0", b"user.note") == b"kept"
+        assert os.getxattr(found / "a0", b"trusted.note") == b"kept too"
+        assert sorted(os.listxattr(found / "a0")) == ["trusted.note", "user.note"]
+        with pytest.raises(OSError, match="No data"):
+            os.getxattr(found / "a0", b"user.none")
+        assert os.statvfs(found).f_files > 1000
+        for command in ("tar c --sort=name -C {} . | sha256sum", "rsync -acn --itemize-changes {}/ " + f"{tree}/"):
+            a, b = (subprocess.check_output(command.format(where), shell=True) for where in (tree, found))
+            assert a == b
+        with pytest.raises(OSError, match="Read-only"):
+            (found / "new").write_bytes(b"")
+        with open(found / "a-b", "rb"), pytest.raises(Conflict):
+            mounting.unmount(str(found))
+    assert gone(tmp_path / "m")
+    with pytest.raises(NotFound):
+        mounting.unmount(str(tmp_path / "m"))
+
+
+@pytest.mark.spec("IMAGE-2")
+@pytest.mark.parametrize("how", ["kernel", "squashfuse", "unsquashfs"])
+def test_others_read_it(tree: Path, image: str, tmp_path: Path, how: str) -> None:
+    found = tmp_path / "m"
+    found.mkdir()
+    plain = "%P|%y|%m|%n|%l|%Ts" if how == "squashfuse" else "%P|%y|%m|%U|%G|%n|%l|%Ts"
+    if how == "kernel":
+        subprocess.run(["mount", "-t", "squashfs", "-o", "loop,ro", image, found], check=True)
+    elif how == "squashfuse":
+        subprocess.run(["squashfuse_ll", image, found], check=True)
+    else:
+        found.rmdir()
+        subprocess.run(["unsquashfs", "-q", "-n", "-d", found, image], check=True, capture_output=True)
+    try:
+        assert not trees.differences(tree, found)
+        assert trees.shown(found, plain.replace("%Ts", "%T@").replace("|%T@", "")) == trees.shown(
+            tree, plain.replace("|%Ts", "")
+        )
+        times = "%P|%TY-%Tm-%Td %TH:%TM"
+        assert trees.shown(found, times) == trees.shown(tree, times)
+        if how != "squashfuse":  # 0.1.105 looks attributes up by another name
+            assert os.getxattr(found / "a0", b"user.note") == b"kept"
+    finally:
+        if how != "unsquashfs":
+            subprocess.run(["umount", found], check=True)
+
+
+@pytest.mark.spec("IMAGE-2", "MOUNT-2")
+def test_mounts_agree_with_one_another(image: str, tmp_path: Path) -> None:
+    theirs = tmp_path / "kernel"
+    theirs.mkdir()
+    subprocess.run(["mount", "-t", "squashfs", "-o", "loop,ro", image, theirs], check=True)
+    try:
+        with ours(image, tmp_path / "m"):
+            assert trees.shown(tmp_path / "m", EVERY) == trees.shown(theirs, EVERY)
+    finally:
+        subprocess.run(["umount", theirs], check=True)
+
+
+@pytest.fixture
+def fuse_for_all() -> Iterator[None]:
+    """As udev makes it on every usual machine; here nobody did."""
+    before = os.stat("/dev/fuse").st_mode
+    os.chmod("/dev/fuse", 0o666)
+    yield
+    os.chmod("/dev/fuse", before & 0o7777)
+
+
+@pytest.mark.spec("MOUNT-1")
+@pytest.mark.usefixtures("fuse_for_all")
+def test_an_ordinary_user_mounts(tree: Path, image: str, tmp_path: Path) -> None:
+    for above in (tmp_path, *tmp_path.parents):
+        if above.owner() == "root" and above != Path("/"):
+            above.chmod(above.stat().st_mode | 0o055)
+    Path(image).parent.chmod(0o755)
+    Path(image).parent.parent.chmod(0o755)
+    found = tmp_path / "m"
+    found.mkdir()
+    os.chown(found, NOBODY, NOBODY)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            keeper = mounting.in_background(image, str(found), mounting.MountOptions(), str(tmp_path / "x" / "none"))
+            del keeper
+            assert (found / "a0").read_bytes() == b"beside"
+            assert not trees.differences(found / "many", found / "many")
+            assert len(os.listdir(found / "many")) == 1000
+            mounting.unmount(str(found))
+            status = 0
+        except BaseException as problem:  # noqa: BLE001
+            print(repr(problem), file=sys.stderr, flush=True)
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert gone(found)
+
+
+@pytest.mark.spec("MOUNT-3")
+@pytest.mark.fault
+@pytest.mark.timeout(120)
+def test_servers_are_killed_under_load(tree: Path, image: str, tmp_path: Path, rng: random.Random) -> None:
+    want = {p.name: p.read_bytes() for p in (tree / "sizes").iterdir()}
+    over, wrong, right = threading.Event(), list[object](), [0]
+
+    def look() -> None:
+        mine = random.Random(rng.random())
+        while not over.is_set():
+            name = mine.choice(sorted(want))
+            try:
+                fd = os.open(tmp_path / "m" / "sizes" / name, os.O_RDONLY)
+                try:
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                    data = b"".join(iter(lambda fd=fd: os.read(fd, 1 << 20), b""))
+                finally:
+                    os.close(fd)
+            except OSError as exc:
+                if exc.errno not in (errno.ECONNABORTED, errno.EIO, errno.EINTR):
+                    wrong.append(exc)
+                continue
+            if data != want[name]:
+                wrong.append(name)
+            right[0] += 1
+
+    with ours(image, tmp_path / "m", servers=2) as keeper:
+        readers = [threading.Thread(target=look) for _ in range(4)]
+        for reader in readers:
+            reader.start()
+        killed = 0
+        for _ in range(12):
+            time.sleep(0.1)
+            for server in psutil.Process(keeper).children()[:1]:
+                server.kill()
+                killed += 1
+        time.sleep(0.3)
+        over.set()
+        for reader in readers:
+            reader.join(30)
+            assert not reader.is_alive()
+        assert not wrong
+        assert killed > 5
+        assert right[0] > 20
+        assert not trees.differences(tree, tmp_path / "m")
+    assert gone(tmp_path / "m")
+
+
+@pytest.mark.spec("MOUNT-3")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_keeper_that_ends_leaves_no_mount(image: str, tmp_path: Path, number: int) -> None:
+    with ours(image, tmp_path / "m", servers=2) as keeper:
+        servers = psutil.Process(keeper).children()
+        os.kill(keeper, number)
+        wait_until(lambda: gone(tmp_path / "m"))
+        assert os.listdir(tmp_path / "m") == []
+        wait_until(lambda: not any(one.is_running() and one.status() != "zombie" for one in servers))
+
+
+@pytest.mark.spec("MOUNT-4")
+def test_a_dead_mount_is_replaced(image: str, tmp_path: Path) -> None:
+    found = tmp_path / "m"
+    found.mkdir()
+    fd = mounting.mount(image, str(found))
+    os.close(fd)  # nobody will ever answer
+    with pytest.raises(OSError, match="not connected"):
+        os.listdir(found)
+    assert [one.alive for one in mounting.mounted() if one.folder == str(found)] == [False]
+    with ours(image, found):
+        assert "a-b" in os.listdir(found)
+
+
+@pytest.mark.spec("MOUNT-5")
+def test_damage_is_an_input_output_error(tree: Path, image: str, tmp_path: Path) -> None:
+    copy = tmp_path / "i.sqfs"
+    shutil.copy(image, copy)
+    data = bytearray(copy.read_bytes())
+    noise = (tree / "sizes" / "random-131072").read_bytes()
+    at = data.index(noise[1000:1100])
+    data[at] ^= 4
+    copy.write_bytes(data)
+    with ours(str(copy), tmp_path / "m"):
+        with pytest.raises(OSError, match="Input/output"):
+            (tmp_path / "m" / "sizes" / "random-131072").read_bytes()
+        assert (tmp_path / "m" / "a-b").read_bytes() == b"beside"
+    assert "damaged" in Path(f"{tmp_path / 'm'}.log").read_text()
+
+
+@pytest.mark.spec("MOUNT-6")
+def test_an_idle_mount_ends(image: str, tmp_path: Path) -> None:
+    with ours(image, tmp_path / "m", idle_s=0.4):
+        with open(tmp_path / "m" / "a-b", "rb"):
+            time.sleep(1.5)
+            assert not gone(tmp_path / "m")
+        wait_until(lambda: gone(tmp_path / "m"))
+
+
+def test_a_folder_that_is_not_there(image: str, tmp_path: Path) -> None:
+    with pytest.raises(DlsError) as told:
+        mounting.mount(image, str(tmp_path / "none"))
+    assert told.value.kind == "not-found"
+
+
+@pytest.mark.spec("IMAGE-4")
+@pytest.mark.fault
+@pytest.mark.timeout(300)
+def test_a_packer_is_killed(tree: Path, image: str, tmp_path: Path, rng: random.Random, faults_full: bool) -> None:
+    whole = Path(image).read_bytes()
+    code = (
+        "import sys; from dls.fuse import source; from dls.fuse.pack import Options, pack;"
+        "pack(sys.argv[1], sys.argv[2], Options(workers=2, attributes=source.all_attributes))"
+    )
+    out = tmp_path / "i.sqfs"
+    command = [sys.executable, "-c", code, str(tree), str(out)]
+    started = time.monotonic()
+    subprocess.run(command, check=True)
+    took = time.monotonic() - started
+    assert out.read_bytes() == whole
+    out.unlink()
+    cut = 0
+    for _ in range(100 if faults_full else 12):
+        child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        time.sleep(rng.random() * took * 1.1)
+        child.kill()
+        child.wait()
+        if out.exists():
+            assert out.read_bytes() == whole
+            out.unlink()
+        else:
+            cut += 1
+    assert cut
+    # What is left of a killed one has no name, or a hidden one where the file system cannot do without.
+    assert [name for name in os.listdir(tmp_path) if not name.startswith(".dls-")] == []
+    wait_until(
+        lambda: (
+            not [p for p in psutil.process_iter(["cmdline"]) if "dls.fuse.work" in " ".join(p.info["cmdline"] or [])]
+        )
+    )
