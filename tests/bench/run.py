@@ -27,8 +27,9 @@ from components.loopdisk import loop_disk  # noqa: E402
 from components.process import NotReady  # noqa: E402
 
 TRANSFER = ("small-s3-down", "small-s3-up", "big-s3-down", "big-s3-up", "small-local", "big-local")
-BENCHES = (*TRANSFER, "noop-rerun", "million", "durability", "prediction")
-GROUPS = {"transfer": TRANSFER}
+IMAGES = ("image-pack", "image-mount")
+BENCHES = (*TRANSFER, "noop-rerun", "million", "durability", "prediction", *IMAGES)
+GROUPS = {"transfer": TRANSFER, "images": IMAGES}
 MEMORY = Path("/dev/shm")
 DISK = Path("/var/tmp")  # not in the checkout: a test session that ends there unmounts what came up meanwhile
 RESULTS = ROOT / "build" / "bench"

@@ -49,6 +49,29 @@ FAR_NS = 4_102_444_800 * 10**9 + 123_456_789  # 2100-01-01
 FINE_NS = 1_600_000_000 * 10**9 + 999_999_999
 
 
+def mixed(root: Path, count: int, *, seed: int = 7) -> int:
+    """Write `count` files of log-normal sizes (100 B to 64 KB), 100 to a folder, every second one text; the bytes.
+
+    Names are `d00000/f0000000`.
+    """
+    rng = random.Random(seed)
+    words = [f"{rng.getrandbits(40):x}".encode() for _ in range(4000)]
+    text = b" ".join(rng.choice(words) for _ in range(600_000))
+    noise = rng.randbytes(8 << 20)
+    total = 0
+    for number in range(count):
+        if number % 100 == 0:
+            folder = root / f"d{number // 100:05d}"
+            folder.mkdir(parents=True)
+        size = min(65536, max(100, int(rng.lognormvariate(8.4, 1.1))))
+        pool = text if number % 2 else noise
+        at = rng.randrange(len(pool) - size)
+        with open(f"{folder}/f{number:07d}", "wb") as out:
+            out.write(pool[at : at + size])
+        total += size
+    return total
+
+
 def small(root: Path, count: int, *, size: int = 10_000, seed: int = 1, per_folder: int = 500) -> int:
     """Write `count` files of `size` bytes, all different, `per_folder` to a folder (made here); return the bytes.
 

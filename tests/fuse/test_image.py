@@ -19,6 +19,7 @@ from dls.fuse.image import open_image
 from dls.fuse.pack import Options, pack
 from dls.fuse.unpack import unpack
 from dls.fuse.work import Form
+from dls.logistics import segment
 from dls.logistics.errors import Conflict, Corrupt, Denied, DlsError, Exists, Invalid
 from dls.logistics.stores.posix import PosixStore
 from dls.logistics.transfer.listing import listed
@@ -203,8 +204,10 @@ def test_a_file_that_nobody_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "_KEPT", 1 << 14)
+    monkeypatch.setattr(segment, "LEAST", 64)
+    monkeypatch.setattr(segment, "LIMIT", 256)
     peaks = []
-    for folders in (100, 300):
+    for folders in (30, 180):
         root = tmp_path / str(folders)
         for n in range(folders):
             (root / f"d{n}").mkdir(parents=True)
@@ -216,8 +219,8 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path, monkeypat
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
-    # Beside what is bounded, 20,000 files more take a slot for their content and one for their name each.
-    assert peaks[1] < peaks[0] + 20_000 * 60, peaks
+    # Beside what is bounded, 15,000 files more take a slot for their content and one for their name each.
+    assert peaks[1] < peaks[0] + 15_000 * 40, peaks
 
 
 @pytest.mark.spec("IMAGE-11")

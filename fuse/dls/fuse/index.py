@@ -11,7 +11,7 @@ import mmap
 import struct
 import zlib
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ EMPTY: Final = 0
 _FP = 40
 """A slot of the table of names: the record's position / 8 in the lower 40 bits, above it 24 bits of the hash."""
 _LARGEST_HEADER = 1 << 24
+_SLOTS_AT_ONCE = 1 << 13
 
 
 def hash_of(name: bytes, parent: int) -> int:
@@ -115,6 +116,13 @@ class Names:
                     at = at + 1 & mask
                 table[at] = (hashed >> 40) << _FP | node
         return table
+
+
+    def parts(self) -> Iterator[bytes]:
+        """The table as it is stored, in pieces."""
+        table = self.table()
+        for at in range(0, len(table), _SLOTS_AT_ONCE):
+            yield table[at : at + _SLOTS_AT_ONCE].tobytes()
 
 
 class Out:

@@ -229,7 +229,7 @@ class _Making:
             out.add(part)
         out.sections["frame data"] = (at, out.size - at)
         out.paged("blocks", self._blocks)
-        out.paged("names", [layout.names.table().tobytes()])
+        out.paged("names", layout.names.parts())
         for name, rows, data in (
             ("xattrs", layout.xattr_rows, layout.xattr_data),
             ("segments", self._segment_rows, self._segments),
