@@ -578,7 +578,8 @@ def test_requests_are_not_sent_ahead_elsewhere(server: Server, how: str, monkeyp
 def test_replies_in_a_wrong_order_are_found_out(server: Server, store: S3Store) -> None:
     """A server that passes the trial and then swaps two bodies: they are asked for alone, and the batch is given up."""
     wants = fill(server, 400)
-    swapped = {b"f301": b"f302", b"f302": b"f301"}
+    # Every pair from 300 on: one alone might be asked for with nothing ahead of it, where no order can be wrong.
+    swapped = {b"f%d" % i: b"f%d" % (i ^ 1) for i in range(300, 400)}
     done: set[bytes] = set()
 
     def behave(request: Request) -> Answer | None:
@@ -593,7 +594,10 @@ def test_replies_in_a_wrong_order_are_found_out(server: Server, store: S3Store) 
     assert len(answers) == 400
     assert store.wire.depth == 1
     assert all(bytes(got.body) == server.objects[b"f%d" % i] for i, got in answers.items() if not got.error)
-    assert {got.error.code for got in answers.values() if got.error} == {"not-s3"}
+    codes = {got.error.code for got in answers.values() if got.error}
+    assert "not-s3" in codes
+    assert codes <= {"not-s3", "source-changed"}
+    server.behave = lambda request: None
     check(server, store, wants)
 
 
