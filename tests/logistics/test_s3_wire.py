@@ -28,9 +28,10 @@ from dls.logistics.credentials import S3Credentials
 from dls.logistics.errors import Conflict, Corrupt, Denied, DlsError, Invalid, NotFound, Unavailable, Unsupported
 from dls.logistics.store import Item, Want
 from dls.logistics.stores import s3_batch, s3_upload
+from dls.logistics.stores.http_address import quote
 from dls.logistics.stores.s3 import S3Store
 from dls.logistics.stores.s3_listing import unquoted
-from dls.logistics.stores.s3_sign import Signer, query, quote
+from dls.logistics.stores.s3_sign import Signer, query
 from dls.logistics.url import parse
 
 SECRET = "very/secret+key"
