@@ -345,8 +345,15 @@ def learn(wire: Pool, probe: Probe) -> None:
         wire.learning.release()
 
 
-def in_order(wire: Pool, asked: Sequence[Job], right: Callable[[Sequence[Reply]], bool], patience_s: float) -> bool:
-    """Send some requests at once on one connection; whether every answer came and they are `right`, in this order."""
+def in_order(
+    wire: Pool,
+    asked: Sequence[Job],
+    right: Callable[[Sequence[Reply]], bool],
+    patience_s: float,
+    most: int = 1 << 20,
+) -> bool:
+    """Send some requests at once on one connection; whether every answer came, none with a body longer than `most`, and
+    they are `right`, in this order."""
     try:
         conn = wire.borrow()
     except DlsError:
@@ -355,9 +362,13 @@ def in_order(wire: Pool, asked: Sequence[Job], right: Callable[[Sequence[Reply]]
     try:
         conn.sock.settimeout(patience_s)
         conn.send(b"".join(wire.ready(job)[0] for job in asked))
-        replies = [conn.reply(job.method == b"HEAD") for job in asked]
-        kept = all(reply.head.keep for reply in replies)
-        return kept and right(replies)
+        replies = []
+        for job in asked:
+            replies.append(conn.reply(job.method == b"HEAD", most))
+            if not replies[-1].head.keep:
+                return False
+        kept = True
+        return right(replies)
     except (CutError, DlsError, TimeoutError):
         return False
     finally:

@@ -8,6 +8,7 @@ of a mebibyte is one system call without the interpreter's lock and without a co
 from __future__ import annotations
 
 import re
+import select
 import socket
 import time
 from collections import deque
@@ -20,7 +21,6 @@ CHUNK: Final = 1 << 20
 """Bytes of a streamed piece."""
 _ROOM = 128 << 10
 _LONGEST_HEAD = 64 << 10
-_IDLE_TLS_S = 4.0  # a closed TLS connection cannot be seen without reading: only a fresh one is taken again
 _WANT_READ_WRITE = (2, 3)  # ssl.SSL_ERROR_WANT_READ, _WRITE without importing ssl
 
 
@@ -129,10 +129,12 @@ class Connection:
 
     def alive(self) -> bool:
         """Whether an idle connection is worth using again."""
-        if self.begun():
+        if self.begun() or self.sock.fileno() < 0:
             return False
         if self.address.tls:
-            return time.monotonic() - self.used < _IDLE_TLS_S
+            poll = select.poll()  # whatever comes unasked, an end or a record, makes it unfit
+            poll.register(self.sock.fileno(), select.POLLIN)
+            return not self.sock.pending() and not poll.poll(0)
         try:
             self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -158,9 +160,9 @@ class Connection:
                 raise CutError(f"{self.address} closed the connection")
         return found
 
-    def reply(self, bare: bool = False) -> Reply:
-        """Wait for the next reply and its whole body."""
-        while (found := self.take(bare)) is None:
+    def reply(self, bare: bool = False, most: int = 1 << 62) -> Reply:
+        """Wait for the next reply and its whole body, left out where it is longer than `most`."""
+        while (found := self.take(bare, most)) is None:
             if not self._fill():
                 ended = self.ended()
                 if ended is None:
