@@ -396,4 +396,5 @@ class HttpStore:
 def _length(head: Head) -> int:
     """The size that a reply without its body reports; -1 where it does not."""
     said = head.header(b"content-length")
-    return int(said) if said.isdigit() and len(said) < 19 else -1
+    once = head.low.count(b"\r\ncontent-length:") == 1
+    return int(said) if once and said.isdigit() and len(said) < 19 else -1

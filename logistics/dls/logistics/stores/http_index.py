@@ -49,6 +49,8 @@ def _json(body: bytes) -> list[Row] | None:
     try:
         # nginx writes names as they are: bytes that are not UTF-8 too.
         found = json.loads(body.decode("utf-8", "surrogateescape"))
+        if not isinstance(found, list):
+            return None
         out = []
         for one in found:
             name, what = one["name"].encode("utf-8", "surrogateescape"), one["type"]

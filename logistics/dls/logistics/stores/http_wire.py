@@ -200,8 +200,12 @@ class Connection:
         """A body in chunks, as they come."""
         while size := _chunk_size(self._line(), self.address):
             yield from self._exactly(size)
-            if self._line():
+            while self._hi - self._lo < 2:
+                if not self._fill():
+                    raise CutError(f"{self.address} closed the connection")
+            if self._buf[self._lo : self._lo + 2] != b"\r\n":
                 raise self.address.garbled("broken chunks")
+            self._lo += 2
         while self._line():  # trailers end with an empty line
             pass
         self.answered += 1
