@@ -18,8 +18,10 @@ from dls.logistics.errors import DlsError, Invalid, Unsupported
 from dls.logistics.names import Names
 from dls.logistics.store import Can, Item, Keeps, Store
 from dls.logistics.stores.http import HttpStore
+from dls.logistics.stores.memory import MemoryStore
 from dls.logistics.stores.posix import PosixStore
 from dls.logistics.testing.contract import StoreContract
+from dls.logistics.testing.planted import VIOLATIONS, MemoryContract, failures
 from dls.logistics.testing.served import Served
 from dls.logistics.testing.spec import deviation, spec
 from dls.logistics.url import parse
@@ -117,12 +119,49 @@ class HttpContract(StoreContract):
         assert not one.exists()
 
 
-@pytest.fixture(autouse=True, scope="module")
+# What a store around two stores could hide, it does not: violations of the reader are seen through it.
+READING = [
+    "LosesTheLastByte",
+    "MissesLate",
+    "MissesWithoutName",
+    "ReadsInclusive",
+    "ListsByFolder",
+    "ListsOnePage",
+    "TakesPrefixForFolder",
+    "SharesOneCursor",
+    "UnquotesNames",
+    "NormalisesNames",
+]
+
+
+def beside(reader: type[MemoryStore]) -> type[MemoryContract]:
+    """The suite of a reader in memory, written to by another store on the same place."""
+
+    @contextmanager
+    def make(self: MemoryContract, place: Path) -> Iterator[Store]:
+        name = str(place).strip("/").replace("/", "-")
+        with closing(Served(reader(name), MemoryStore(name), MemoryStore.names)) as store:
+            yield store
+
+    return type(f"Beside{reader.__name__}", (MemoryContract,), {"store_class": reader, "make": make})
+
+
+@pytest.mark.parametrize("name", READING)
+def test_the_side_door_hides_no_violation(name: str, tmp_path: Path) -> None:
+    rule, attributes = VIOLATIONS[name]
+    (tmp_path / "good").mkdir()
+    (tmp_path / "bad").mkdir()
+    assert not failures(beside(MemoryStore), rule, tmp_path / "good")
+    assert failures(beside(attributes["store_class"]), rule, tmp_path / "bad")
+
+
+@pytest.fixture(scope="module")
 def _nginx(need: Callable[[str, object, str], None]) -> None:
     need("nginx", nginx_installed(), "not installed")
 
 
 @pytest.mark.service
+@pytest.mark.usefixtures("_nginx")
 class TestNginx(HttpContract):
     """nginx, its indexes in JSON."""
 

@@ -262,6 +262,11 @@ def test_ranges_of_one_version(server: Server, store: HttpStore) -> None:
     changed = reply(206, b"12345", etag(b"other"), f"Content-Range: bytes 5-9/{len(BODY)}")
     answers(server, changed)
     refused(Conflict, "source-changed", lambda: get(store, b"k", 5, 10, stamp=store.stat(b"k").stamp))
+    shown = store.stat(b"k").stamp
+    server.behave = lambda r: Answer([reply(206, b"12345", etag(b"other"), "Content-Range: bytes 5-9/*")])
+    refused(Conflict, "source-changed", lambda: get(store, b"k", 5, 10, stamp=shown))
+    server.behave = lambda r: Answer([reply(416, b"", "Content-Range: bytes */3")])
+    refused(Conflict, "source-changed", lambda: get(store, b"k", 5, 10, stamp=shown))
     longer = reply(206, b"12345", etag(BODY), f"Content-Range: bytes 5-9/{len(BODY) + 1}")
     server.behave = lambda r: None if r.method == "HEAD" else Answer([longer])
     refused(Conflict, "source-changed", lambda: get(store, b"k", 5, 10, stamp=stamp))

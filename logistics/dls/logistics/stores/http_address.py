@@ -54,7 +54,7 @@ class Address:
     """Silence that counts as hanging."""
     tls: Any = None
     """An `ssl.SSLContext`, None for plain HTTP."""
-    words: Words = Words("an HTTP server", "not-http", "check the address", "SSL_CERT_FILE")
+    words: Words = Words("an HTTP server", code="not-http", remedy="check the address", trust="SSL_CERT_FILE")
 
     def __str__(self) -> str:
         return f"http{'s' if self.tls else ''}://{self.host}:{self.port}"

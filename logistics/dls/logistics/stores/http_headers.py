@@ -86,6 +86,12 @@ def conditions(stamped: bytes) -> tuple[Pair, ...]:
     return ((b"if-unmodified-since", validator),) if kind == b"m" else ()
 
 
+def size_of(stamped: bytes) -> int:
+    """The size in a stamp; -1 where it is none of ours."""
+    said = stamped.rpartition(b"\0")[2]
+    return int(said) if said.isdigit() and len(said) < 19 else -1
+
+
 def encoded(head: Head) -> bytes:
     """The content coding of a body, where it is not the file's own bytes."""
     coding = head.header(b"content-encoding").lower()

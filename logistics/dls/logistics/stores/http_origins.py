@@ -26,7 +26,9 @@ _PORTS: Final = {"http": 80, "https": 443}
 _PLACE = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^:@\[\]/\s]+)(?::([0-9]{1,5}))?\Z")
 _HERE = re.compile(r"localhost|127(\.\d+){3}|::1")
 _UNFIT = re.compile(rb"[^!-~]")
-_WORDS = Words("an HTTP server", "not-http", "check the address (HTTP_PROXY is not used)", "SSL_CERT_FILE")
+_WORDS = Words(
+    "an HTTP server", code="not-http", remedy="check the address (HTTP_PROXY is not used)", trust="SSL_CERT_FILE"
+)
 _ERROR_BODY = 64 << 10
 
 
@@ -121,6 +123,8 @@ class Origins:
 
     def pool(self, origin: Origin) -> Pool:
         """The connections to one server."""
+        if found := self._pools.get(origin):  # without the lock, which a fork may have caught held
+            return found
         with self._lock:
             found = self._pools.get(origin)
             if found is None:

@@ -15,6 +15,7 @@ from dls.logistics.stores.http_headers import (
     content_range,
     encoded,
     nothing_of,
+    size_of,
     stamp,
     version,
 )
@@ -115,7 +116,8 @@ class _Reading:
         size = nothing_of(head.header(b"content-range"))
         if size < 0:
             size = self._task.size()
-        if self._seen and self._total >= 0 and size != self._total:
+        known = self._total if self._seen else size_of(self._stamp)
+        if known >= 0 and size != known:
             raise changed(self._task.url, self._task.key)
         if size > self._at:
             raise wrong_range(self._task.url, self._task.key, head.header(b"content-range"))
@@ -134,7 +136,8 @@ class _Reading:
         else:
             total = said.total
         which = version(head)
-        if self._stamp and total >= 0 and stamp(which, total, self._nobody) != self._stamp:
+        size = total if total >= 0 else size_of(self._stamp)
+        if self._stamp and stamp(which, size, self._nobody) != self._stamp:
             raise changed(task.url, task.key)
         if self._seen is not None and (which != self._seen or (total >= 0 <= self._total != total)):
             raise changed(task.url, task.key)

@@ -21,7 +21,7 @@ from dls.logistics.stores.markup import tag
 from dls.logistics.stores.s3_sign import Signer
 
 _RANGE = re.compile(rb"bytes (\d+)-(\d+)/")
-_WORDS = Words("an S3 service", "not-s3", "check AWS_ENDPOINT_URL", "AWS_CA_BUNDLE")
+_WORDS = Words("an S3 service", code="not-s3", remedy="check AWS_ENDPOINT_URL", trust="AWS_CA_BUNDLE")
 
 
 class Wire(Pool):
