@@ -18,10 +18,11 @@ from components.s3 import http_answers
 CONF = """
 daemon off;
 worker_processes 1;
+worker_rlimit_nofile 20000;
 pid {work}/nginx.pid;
 error_log stderr warn;
 {user}
-events {{ worker_connections 512; }}
+events {{ worker_connections 8192; }}
 http {{
     access_log off;
     default_type application/octet-stream;
