@@ -112,7 +112,6 @@ EQUIVALENT = {
     },
     "dls.logistics.transfer.listing": {
         VALUE_FROZEN: PLAIN,
-        "found = (e for e in islice(found, 1) if e.path == only) → 2 for 1": "the second name is another",
     },
     "dls.logistics.transfer.landing": {
         "for i, stamp in zip(ordinals, self.final.stamps(keys), strict=True): → False for True": LENGTHS,

@@ -23,6 +23,9 @@ KEYS = {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "hush", "HOME": "/no
         ("s3://bucket/a b", "S3Store"),
         ("s3+http://127.0.0.1:9/bucket", "S3Store"),
         ("s3+https://localhost/bucket/x", "S3Store"),
+        ("http://127.0.0.1:9/a b", "HttpStore"),
+        ("https://[::1]:9", "HttpStore"),
+        ("https://data.example.org/x?y#z%25", "HttpStore"),
     ],
 )
 def test_built_in(url: str, name: str) -> None:
@@ -116,11 +119,12 @@ def odd_store(url: Url, **options: Any) -> tuple[Url, dict[str, Any]]:
     return url, options
 
 
-def test_nothing_heavy_is_imported_to_open_s3() -> None:
+@pytest.mark.parametrize("url", ["s3+http://127.0.0.1:9/b", "http://127.0.0.1:9/b", "https://127.0.0.1:9/b"])
+def test_nothing_heavy_is_imported_to_open_a_store(url: str) -> None:
     """A store opens on a login node in the time that Python takes to start."""
     code = (
         "import sys; from dls.logistics.registry import open_store;"
-        f"open_store('s3+http://127.0.0.1:9/b', {KEYS!r}).close();"
+        f"open_store({url!r}, {KEYS!r}).close();"
         "print([m for m in ('boto3', 'botocore', 'obstore', 'ssl', 'asyncio', 'http.client', 'importlib.metadata', "
         "'urllib.request', 'xml.etree') if m in sys.modules])"
     )

@@ -10,7 +10,15 @@ from dls.logistics.testing.strategies import keys
 from dls.logistics.url import DatasetId, Url
 
 PLACES = st.sampled_from(
-    [("s3", "bucket"), ("memory", "name"), ("s3+http", "host:9000"), ("s3+https", "h"), ("file", "")]
+    [
+        ("s3", "bucket"),
+        ("memory", "name"),
+        ("http", "host:80"),
+        ("https", "[::1]"),
+        ("s3+http", "host:9000"),
+        ("s3+https", "h"),
+        ("file", ""),
+    ]
 )
 
 
@@ -89,7 +97,14 @@ def test_a_relative_path_needs_a_folder() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["s3://me:hunter2@b/x", "s3+http://hunter2@h/b", "file://me:hunter2@h/x", "X://me:hunter2@b/x"]
+    "text",
+    [
+        "s3://me:hunter2@b/x",
+        "s3+http://hunter2@h/b",
+        "file://me:hunter2@h/x",
+        "X://me:hunter2@b/x",
+        "https://me:hunter2@h/x",
+    ],
 )
 def test_secrets_are_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(Invalid) as told:

@@ -209,7 +209,7 @@ def _opener(settings: Settings) -> Callable[[str], Store]:
 
     def opened(address: str) -> Store:
         at = url.parse(address, settings.cwd)
-        silence = {"timeout_s": settings.timeout_s} if at.scheme.startswith("s3") else {}
+        silence = {"timeout_s": settings.timeout_s} if at.scheme.startswith(("s3", "http")) else {}
         return open_store(at, settings.environ, **silence)
 
     return opened

@@ -1,9 +1,12 @@
-"""Credentials of S3 services, from where their users keep them: the environment and `~/.aws`.
+"""Credentials of S3 services and HTTP servers, from where their users keep them: the environment, `~/.aws`, `~/.netrc`.
 
 The only place beside `dls.cli.settings` that reads the environment, and only when a store is opened.  Nothing here
 asks the network: instance metadata (which hangs outside a cloud), SSO and assumed roles are left to a
 `credential_process`, the command that the AWS tools define for that.  Order: the profile asked for, the
 environment's keys, the environment's profile, the profile `default`.
+
+HTTP: a token in DLS_HTTP_TOKEN_<HOST> (capitals, '_' for all that is no letter or digit, the port behind it where it is
+not the usual one), else user and password of that machine in `~/.netrc` (or the file NETRC); its `default` is not read.
 
 Files: https://docs.aws.amazon.com/sdkref/latest/guide/file-format.html
 """
@@ -11,6 +14,8 @@ Files: https://docs.aws.amazon.com/sdkref/latest/guide/file-format.html
 from __future__ import annotations
 
 import os
+import re
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -101,6 +106,73 @@ def _pair(access: str, secret: str, token: str, source: str, facts: Mapping[str,
 def _endpoint(env: Mapping[str, str], section: Mapping[str, str]) -> str:
     found = env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
     return (found or section.get("s3.endpoint_url") or section.get("endpoint_url") or "").rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCredentials:
+    """Who asks which HTTP server.  Never printed whole: `repr` leaves the secrets out."""
+
+    tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Bearer tokens by the ends of their variables' names."""
+    machines: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+    """User and password by host."""
+    ca_bundle: str = ""
+    """File of trusted certificates; '' takes the system's."""
+    source: str = "nobody (neither DLS_HTTP_TOKEN_… nor ~/.netrc)"
+    """Where they were sought or found, for messages."""
+
+    def header(self, host: str, port: int, usual: int) -> tuple[bytes, str]:
+        """The value of the Authorization header for a server, b'' without one, and where it came from."""
+        name = token_name(host, 0 if port == usual else port)
+        if token := self.tokens.get(name, ""):
+            return b"Bearer " + token.encode(), f"those of {_TOKEN}{name}"
+        if host in self.machines:
+            return b"Basic " + b64encode(":".join(self.machines[host]).encode()), f"those of ~/.netrc for {host}"
+        return b"", "none"
+
+
+_TOKEN = "DLS_HTTP_TOKEN_"  # noqa: S105 - the name of a variable
+
+
+def token_name(host: str, port: int = 0) -> str:
+    """How the variable of a server's token ends; port 0 is the usual one."""
+    return re.sub(r"[^A-Z0-9]", "_", f"{host}:{port}".upper() if port else host.upper())
+
+
+def http(environ: Mapping[str, str] | None = None) -> HttpCredentials:
+    """The HTTP credentials of this user; none is fine, most servers want none."""
+    env = os.environ if environ is None else environ
+    tokens = {name.removeprefix(_TOKEN): value for name, value in env.items() if name.startswith(_TOKEN) and value}
+    for name, value in tokens.items():
+        if not value.isascii() or not value.isprintable() or " " in value:
+            raise Denied(f"{_TOKEN}{name} holds blanks or control characters", code="no-credentials")
+    home = env.get("HOME") or os.path.expanduser("~")
+    path = env.get("NETRC") or os.path.join(home, ".netrc")
+    machines = _machines(path) if os.path.exists(path) else {}
+    found = [f"{_TOKEN}{name}" for name in sorted(tokens)] + ([path] if machines else [])
+    bundle = env.get("SSL_CERT_FILE", "")
+    return HttpCredentials(tokens, machines, bundle, ", ".join(found)) if found else HttpCredentials(ca_bundle=bundle)
+
+
+def _machines(path: str) -> dict[str, tuple[str, str]]:
+    """User and password by host, of a netrc file."""
+    import netrc
+
+    line = 0
+    try:
+        found = netrc.netrc(path).hosts
+        return {
+            host: (login or "", password or "") for host, (login, _, password) in found.items() if host != "default"
+        }
+    except OSError as exc:
+        raise Denied(f"cannot read {path}: {exc.strerror}", code="no-credentials", remedy="check its owner") from exc
+    except netrc.NetrcParseError as exc:
+        line = exc.lineno or 0
+    except UnicodeDecodeError:
+        pass
+    # Raised out here, without the parser's own error: that quotes the word, which may be a secret.
+    at = f" (line {line})" if line else ""
+    raise Invalid(f"{path} is not a netrc file{at}", code="bad-credentials-file", remedy="correct it")
 
 
 def _file(env: Mapping[str, str], variable: str, name: str) -> str:

@@ -46,10 +46,13 @@ def _whole(url: Url) -> tuple[Any, ...]:
     return (url,)
 
 
+_HTTP = Known("dls.logistics.stores.http:HttpStore", _whole, "", credentials.http)
 _S3 = Known("dls.logistics.stores.s3:S3Store", _whole, "s3", credentials.s3)
 
 BUILT_IN: Final[dict[str, Known]] = {
     "file": Known("dls.logistics.stores.posix:PosixStore", _path),
+    "http": _HTTP,
+    "https": _HTTP,
     "memory": Known("dls.logistics.stores.memory:MemoryStore", _name_and_path),
     "s3": _S3,
     "s3+http": _S3,

@@ -3,6 +3,7 @@
     file:///abs/path   /abs/path   ./relative        a POSIX file system
     s3://bucket/prefix                                the S3 service that the environment names
     s3+http://host:port/bucket/prefix                 this S3 service (also s3+https)
+    https://host[:port]/path                          an HTTP server, read only (also http); a '?' is part of a name
     memory://name/prefix                              inside this process, for tests
 
 Dataset ids: `scope:name[@version][/path]`.  A text with `://` is a URL; a local path with a colon starts with `./`
@@ -59,13 +60,13 @@ def parse(text: str, cwd: str = "") -> Url:
     place, _, path = rest.partition("/")
     if not _SCHEME.match(scheme):
         raise Invalid(f"not a URL: {_clean(text)}", code="bad-url", remedy=_FORMS)
-    if "@" in place or not (_HOST if scheme.startswith("s3+") else _BUCKET).match(place):
+    if "@" in place or not (_HOST if scheme.startswith(("s3+", "http")) else _BUCKET).match(place):
         # A secret may hold a slash: then what stands before it looks like a place with a colon; no word is repeated.
         tail = place.rpartition("@")[2] if "@" in place else ""
         raise Invalid(
             f"no user or password in a URL: {scheme}://…{'@' + tail if tail else ''}",
             code="secret-in-url",
-            remedy="put credentials into the environment or the protocol's own files (AWS_PROFILE, ~/.aws, ~/.ssh)",
+            remedy="put credentials into the environment or the protocol's own files (AWS_PROFILE, ~/.aws, ~/.netrc)",
         )
     if scheme == "file":
         if place not in ("", "localhost"):
@@ -90,7 +91,7 @@ def _local(text: str, cwd: str, *, escaped: bool = False) -> Url:
     return Url("file", "", os.path.normpath(raw).lstrip(b"/"))
 
 
-_FORMS = "write an absolute path, ./path, file:///path, s3://bucket/prefix or scope:name"
+_FORMS = "write an absolute path, ./path, file:///path, s3://bucket/prefix, https://host/path or scope:name"
 
 
 def _clean(text: str) -> str:

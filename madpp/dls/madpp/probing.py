@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from dls.logistics import url
@@ -15,6 +14,7 @@ from dls.logistics.probe import Probe
 from dls.logistics.segment import Segment, cut
 from dls.logistics.site import Storage
 from dls.logistics.store import Can, Space, Store
+from dls.logistics.transfer.listing import single
 from dls.logistics.transfer.plan import Survey, Surveyor
 from dls.madpp import copying
 from dls.madpp.action import Context, Facts
@@ -84,7 +84,7 @@ def _source(context: Context, text: str) -> tuple[str, str, Iterable[Segment]]:
 def _entries(store: Store, only: bytes) -> Iterator[Entry]:
     if not only:
         return store.list()
-    return (entry for entry in islice(store.list(only), 1) if entry.path == only)
+    return iter(single(store, only))
 
 
 def _answer(context: Context, storage: Storage, one: _Target | DlsError, end: str) -> dict[str, Any]:

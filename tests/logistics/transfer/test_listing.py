@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dls.logistics.entry import FOLDER, LINK, Entry
 from dls.logistics.errors import Conflict, NotFound
 from dls.logistics.stores.memory import MemoryStore
 from dls.logistics.testing.contract_transfer import small_scale
@@ -75,6 +76,20 @@ def test_one_file_alone(store: MemoryStore) -> None:
             listed(store, only=absent)
         assert told.value.code == "no-source"
         assert told.value.facts["store"].endswith(absent.decode())
+
+
+def test_one_file_of_a_place_that_cannot_list(store: MemoryStore) -> None:
+    class Silent(Around):
+        def step(self, verb: str, key: bytes = b"") -> bool:
+            assert not verb.startswith("list"), "the folder above is not listed"
+            return False
+
+    store.make([Entry(b"folder", FOLDER), Entry(b"link", LINK, target=b"f03")])
+    silent = Silent(store)
+    assert [e.path for e in listed(silent, only=b"f03").manifest] == [b"f03"]
+    assert [e.target for e in listed(silent, only=b"link").manifest] == [b"f03"]
+    with pytest.raises(NotFound):
+        listed(silent, only=b"folder")
 
 
 def test_nothing_there_is_told_and_an_empty_folder_is_not(store: MemoryStore) -> None:

@@ -22,14 +22,15 @@ from dls.logistics.entry import FILE, NO_MODE, NO_TIME, Entry
 from dls.logistics.errors import Conflict, DlsError, Invalid, NotFound, Unsupported
 from dls.logistics.names import Names, show
 from dls.logistics.store import Can, Done, Got, Item, Keeps, Space, Stat, Want, closed, unsupported
+from dls.logistics.stores.http_address import Pair, quote
+from dls.logistics.stores.http_pool import TRIES, Job
+from dls.logistics.stores.http_wire import Reply
 from dls.logistics.stores.s3_batch import batch
 from dls.logistics.stores.s3_errors import refused
-from dls.logistics.stores.s3_http import Reply
 from dls.logistics.stores.s3_listing import Listed, bare_etag, listing
-from dls.logistics.stores.s3_sign import Pair, quote
 from dls.logistics.stores.s3_upload import S3Upload, arrived, is_md5, md5
 from dls.logistics.stores.s3_wipe import wipe
-from dls.logistics.stores.s3_wire import TRIES, Job, Wire
+from dls.logistics.stores.s3_wire import Wire
 from dls.logistics.url import Url
 
 LONGEST_KEY: Final = 1024

@@ -1,18 +1,11 @@
-"""What an S3 service's refusal means to a user, and how to read its small XML answers."""
+"""What an S3 service's refusal means to a user, and what to do about it."""
 
 from __future__ import annotations
 
-import re
-
 from dls.logistics.errors import Conflict, Corrupt, Denied, DlsError, Invalid, NotFound, Unavailable, Unsupported
 from dls.logistics.names import show
-from dls.logistics.stores.s3_http import Reply
-
-_ENTITY = re.compile(rb"&(?:#x([0-9A-Fa-f]+)|#([0-9]+)|(lt|gt|amp|quot|apos));")
-_NAMED = {b"lt": b"<", b"gt": b">", b"amp": b"&", b"quot": b'"', b"apos": b"'"}
-
-BUSY = frozenset({408, 429, 500, 502, 503, 504})
-"""Statuses after which the same request is sent again."""
+from dls.logistics.stores.http_wire import Reply
+from dls.logistics.stores.markup import tag
 
 _Row = tuple[type[DlsError], str, str, str]
 _KEYS = "check the credentials from {source}"
@@ -62,27 +55,6 @@ _STATUSES: dict[int, _Row] = {
     503: (Unavailable, "service-busy", "the service is busy ({what})", _AGAIN),
     507: (Unavailable, "disk-full", "no space left for {what}", "free space there"),
 }
-
-
-def tag(xml: bytes, name: bytes) -> bytes:
-    """The text of the first element of this name; b'' where absent."""
-    start = xml.find(b"<" + name + b">")
-    if start < 0:
-        return b""
-    start += len(name) + 2
-    return unescape(xml[start : xml.find(b"</" + name + b">", start)])
-
-
-def unescape(text: bytes) -> bytes:
-    """XML text with its entities resolved."""
-    return _ENTITY.sub(_entity, text) if b"&" in text else text
-
-
-def _entity(found: re.Match[bytes]) -> bytes:
-    if found[3]:
-        return _NAMED[found[3]]
-    number = int(found[1], 16) if found[1] else int(found[2])
-    return chr(number).encode() if number < 0x110000 and not 0xD800 <= number < 0xE000 else b"?"
 
 
 def refused(reply: Reply, url: str, source: str, key: bytes | None = None) -> DlsError:

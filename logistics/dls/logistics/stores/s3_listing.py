@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from dls.logistics.errors import DlsError, Unsupported
 from dls.logistics.names import show
-from dls.logistics.stores.s3_errors import tag, unescape
-from dls.logistics.stores.s3_http import Reply
+from dls.logistics.stores.http_pool import Job
+from dls.logistics.stores.http_wire import Reply
+from dls.logistics.stores.markup import tag, unescape
 from dls.logistics.stores.s3_sign import query
-from dls.logistics.stores.s3_wire import Job, Wire
+from dls.logistics.stores.s3_wire import Wire
 
 PAGE = 1000
 _ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")

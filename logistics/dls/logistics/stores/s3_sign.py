@@ -14,17 +14,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from dls.logistics.credentials import S3Credentials
+from dls.logistics.stores.http_address import Pair
 
-Pair = tuple[bytes, bytes]
-
-_UNSAFE = re.compile(rb"[^A-Za-z0-9._~/-]")
 _UNSAFE_VALUE = re.compile(rb"[^A-Za-z0-9._~-]")
 _PAYLOAD = b"UNSIGNED-PAYLOAD"
-
-
-def quote(key: bytes) -> bytes:
-    """A key as a request line and a signature have it: every byte but letters, digits and - . _ ~ / as %XX."""
-    return _UNSAFE.sub(_percent, key)
 
 
 def query(pairs: Iterable[Pair]) -> bytes:

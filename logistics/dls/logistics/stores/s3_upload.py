@@ -11,11 +11,12 @@ from typing import Final
 
 from dls.logistics import digest as digests
 from dls.logistics.errors import Conflict, Corrupt, DlsError, NotFound, Unsupported
-from dls.logistics.stores.s3_errors import tag
-from dls.logistics.stores.s3_http import Reply
+from dls.logistics.stores.http_pool import Job
+from dls.logistics.stores.http_wire import Reply
+from dls.logistics.stores.markup import tag
 from dls.logistics.stores.s3_listing import bare_etag
 from dls.logistics.stores.s3_sign import query
-from dls.logistics.stores.s3_wire import Job, Wire
+from dls.logistics.stores.s3_wire import Wire
 
 MOST_PARTS: Final = 10_000
 LARGEST: Final = 5 << 40

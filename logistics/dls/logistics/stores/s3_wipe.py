@@ -7,13 +7,15 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 
 from dls.logistics.errors import Denied, DlsError, Invalid, Unsupported
+from dls.logistics.stores.http_address import quote
+from dls.logistics.stores.http_pool import Job
+from dls.logistics.stores.http_wire import Reply
+from dls.logistics.stores.markup import tag, unescape
 from dls.logistics.stores.s3_batch import batch
-from dls.logistics.stores.s3_errors import tag, unescape
-from dls.logistics.stores.s3_http import Reply
 from dls.logistics.stores.s3_listing import listing, unquoted
-from dls.logistics.stores.s3_sign import query, quote
+from dls.logistics.stores.s3_sign import query
 from dls.logistics.stores.s3_upload import md5
-from dls.logistics.stores.s3_wire import Job, Wire
+from dls.logistics.stores.s3_wire import Wire
 
 _NOT_XML = re.compile("[\x00-\x1f\ufffe\uffff]")  # XML 1.0 cannot say these; U+007F and above it can
 _Refused = Callable[[Reply], DlsError]

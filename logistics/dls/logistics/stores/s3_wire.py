@@ -7,59 +7,24 @@ store opens without the 0.3 s that importing boto3 takes.
 
 from __future__ import annotations
 
-import random
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from dls.logistics.credentials import S3Credentials
-from dls.logistics.errors import Conflict, DlsError, Invalid, Unavailable
-from dls.logistics.stores.s3_errors import BUSY, tag
-from dls.logistics.stores.s3_http import Address, Connection, CutError, Head, Reply
-from dls.logistics.stores.s3_sign import Pair, Signer
+from dls.logistics.errors import Conflict, DlsError, Invalid
+from dls.logistics.stores.http_address import Address, Pair, Words
+from dls.logistics.stores.http_pool import TRIES, Job, Pool, pause
+from dls.logistics.stores.http_wire import Connection, CutError, Head, Reply
+from dls.logistics.stores.markup import tag
+from dls.logistics.stores.s3_sign import Signer
 
-_T = TypeVar("_T")
 _RANGE = re.compile(rb"bytes (\d+)-(\d+)/")
-
-TRIES: Final = 5
-"""How often one request is sent before its failure counts."""
-_BACKOFF_S = 0.1
-_JOIN = 64 << 10  # bodies up to this size travel in one piece with their head
-_IDLE = 64  # connections kept
-_STALE = 8  # kept connections that may turn out to be closed before a cut counts as one
+_WORDS = Words("an S3 service", code="not-s3", remedy="check AWS_ENDPOINT_URL", trust="AWS_CA_BUNDLE")
 
 
-class Job:
-    """One request.  `target` is a quoted path, `args` a query, `headers` sorted pairs in lower case."""
-
-    __slots__ = ("alone", "args", "body", "headers", "i", "key", "method", "sent", "size", "target", "tries")
-
-    def __init__(
-        self,
-        method: bytes,
-        target: bytes,
-        args: bytes = b"",
-        headers: Sequence[Pair] = (),
-        body: bytes | bytearray | memoryview | None = None,
-        *,
-        i: int = 0,
-        key: bytes = b"",
-        size: int = 0,
-    ) -> None:
-        self.method, self.target, self.args, self.headers, self.body = method, target, args, headers, body
-        self.i, self.key = i, key  # the caller's
-        self.size = size
-        """Bytes of body expected with status 200; the reply is cut off well beyond."""
-        self.sent = 0
-        self.tries = 0
-        """Failed attempts that count."""
-        self.alone = False
-        """To be sent with no other request ahead or behind."""
-
-
-class Wire:
+class Wire(Pool):
     """A service as one user reaches it.  All methods may be called from any thread."""
 
     def __init__(
@@ -71,140 +36,18 @@ class Wire:
         timeout_s: float = 30,
         tries: int = TRIES,
     ) -> None:
-        self.address, host = _address(endpoint, credentials.ca_bundle, timeout_s)
-        self.concurrency, self.tries = concurrency, tries
-        self.depth = 0
-        """Requests ahead on one connection; 0 while it is not known."""
-        self.requests = 0
-        """Requests sent, those sent again included."""
-        self.again = 0
-        """Requests sent again."""
-        self.closed = False
-        self.learning = threading.Lock()
-        """Held while `s3_batch` learns `depth`."""
-        self._signer = Signer(credentials, host)
-        self._lock = threading.Lock()
-        self._idle: list[Connection] = []
+        address, host = _address(endpoint, credentials.ca_bundle, timeout_s)
+        super().__init__(address, Signer(credentials, host), concurrency=concurrency, tries=tries)
 
-    def close(self) -> None:
-        """Close the idle connections; those in use close when they come back.  Idempotent."""
-        with self._lock:
-            self.closed = True
-            idle, self._idle = self._idle, []
-        for conn in idle:
-            conn.close()
-
-    # ------------------------------------------------------------------------------------------------ connections
-
-    def borrow(self, fresh: bool = False) -> Connection:
-        """A connection of one's own, until `give` or `close`."""
-        while not fresh:
-            with self._lock:
-                conn = self._idle.pop() if self._idle else None
-            if conn is None:
-                break
-            if conn.alive():
-                return conn
-            conn.close()
-        return Connection(self.address)
-
-    def give(self, conn: Connection, keep: bool) -> None:
-        """Give a connection back; `keep` where it may serve again."""
-        conn.used = time.monotonic()
-        with self._lock:
-            keep = keep and not self.closed and len(self._idle) < _IDLE
-            if keep:
-                self._idle.append(conn)
-        if not keep:
-            conn.close()
-
-    def borrow_many(self, wanted: int) -> list[Connection]:
-        """Several connections, opened at the same time; fewer than wanted where the service accepts fewer."""
-        conns: list[Connection] = []
-        failed: list[BaseException] = []
-
-        def one() -> None:
-            try:
-                conns.append(self.borrow())
-            except Exception as exc:  # noqa: BLE001 - raised below where no connection came about
-                failed.append(exc)
-
-        threads = [threading.Thread(target=one) for _ in range(wanted - 1)]
-        for thread in threads:
-            thread.start()
-        one()
-        for thread in threads:
-            thread.join()
-        if not conns:
-            raise failed[0]
-        return conns
-
-    def ready(self, job: Job) -> list[memoryview]:
-        """What to send for a job, signed now."""
-        body = job.body
-        length = -1 if body is None else len(body)
-        head = self._signer.head(job.method, job.target, job.args, job.headers, length)
-        self.requests += 1
-        self.again += job.sent > 0
-        job.sent += 1
-        if not body:
-            return [memoryview(head)]
-        return [memoryview(head + body)] if length <= _JOIN else [memoryview(head), memoryview(body)]
-
-    # ---------------------------------------------------------------------------------------------- one at a time
-
-    def ask(self, job: Job, *, fresh: bool = False) -> Reply:
-        """Send one request and wait for the whole answer; sent again while the service is busy or cuts the line."""
-        return self._tried(job, lambda conn: self._asked(conn, job), fresh)
-
-    def _asked(self, conn: Connection, job: Job) -> tuple[Head, Reply]:
-        cut: CutError | None = None
-        try:
-            conn.send(*self.ready(job))
-        except CutError as exc:  # it may have said why before it hung up
-            cut = exc
-        try:
-            reply = conn.reply(job.method == b"HEAD")
-        except CutError:
-            raise cut or CutError(f"{self.address} closed the connection") from None
-        self.give(conn, reply.head.keep and cut is None)
-        return reply.head, reply
-
-    def _tried(self, job: Job, once: Callable[[Connection], tuple[Head, _T]], fresh: bool = False) -> _T:
-        """`once` on a connection, again while that may help."""
-        stale = _STALE
-        while True:
-            conn = self.borrow(fresh)
-            kept = conn.answered > 0
-            try:
-                head, result = once(conn)
-            except CutError as cut:
-                conn.close()
-                if kept and stale:  # the service had closed an idle connection
-                    stale -= 1
-                    continue
-                if not self.may_repeat(job):
-                    raise self.lost(cut) from cut
-            except BaseException:
-                conn.close()
-                raise
-            else:
-                if not (busy(head, result) and self.may_repeat(job)):
-                    return result
-            time.sleep(pause(job.tries))
-
-    def may_repeat(self, job: Job) -> bool:
-        """Count one failed attempt; whether another one is due."""
-        job.tries += 1
-        return job.tries < self.tries
-
-    def lost(self, cut: CutError) -> Unavailable:
-        """The error of connections that keep breaking."""
-        error = Unavailable(
-            f"{cut}, {self.tries} times", code="service-down", service=str(self.address), remedy="run the same again"
+    def busy(self, head: Head, result: Any) -> bool:
+        """Whether the same request may have a better answer soon."""
+        if super().busy(head, result):
+            return True
+        return (
+            head.status == 400
+            and isinstance(result, Reply)
+            and tag(result.body, b"Code") in (b"BadDigest", b"RequestTimeout")
         )
-        error.__cause__ = cut
-        return error
 
     # ---------------------------------------------------------------------------------------------------- a stream
 
@@ -234,7 +77,7 @@ class Wire:
         if start or stop is not None:
             headers.append((b"range", b"bytes=%d-" % start if stop is None else b"bytes=%d-%d" % (start, stop - 1)))
         job = Job(b"GET", target, headers=headers)
-        return self._tried(job, lambda conn: self._opened(conn, job))
+        return self.tried(job, lambda conn: self._opened(conn, job))
 
     def _opened(self, conn: Connection, job: Job) -> tuple[Head, tuple[Head, Connection | Reply]]:
         conn.send(*self.ready(job))
@@ -314,22 +157,6 @@ def _changed(key: str) -> Conflict:
     )
 
 
-def busy(head: Head, result: Any) -> bool:
-    """Whether the same request may have a better answer soon."""
-    if head.status in BUSY:
-        return True
-    return (
-        head.status == 400
-        and isinstance(result, Reply)
-        and tag(result.body, b"Code") in (b"BadDigest", b"RequestTimeout")
-    )
-
-
-def pause(tries: int) -> float:
-    """Seconds to wait before an attempt: doubling, with jitter so that many clients do not come back together."""
-    return float(_BACKOFF_S * 2 ** (tries - 1) * random.uniform(0.75, 1.25)) if tries else 0.0  # noqa: S311
-
-
 def _address(endpoint: str, ca_bundle: str, timeout_s: float) -> tuple[Address, str]:
     """Where an endpoint listens, and its `Host` header."""
     scheme, _, place = endpoint.partition("://")
@@ -350,4 +177,4 @@ def _address(endpoint: str, ca_bundle: str, timeout_s: float) -> tuple[Address, 
     usual = 443 if tls else 80
     number = int(port or usual)
     shown = host if number == usual else f"{host}:{number}"
-    return Address(host.strip("[]"), number, timeout_s, tls), shown
+    return Address(host.strip("[]"), number, timeout_s, tls, _WORDS), shown

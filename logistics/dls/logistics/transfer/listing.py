@@ -7,12 +7,11 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import IO
 
 from dls.logistics import names
-from dls.logistics.entry import Entry
+from dls.logistics.entry import FOLDER, Entry
 from dls.logistics.errors import Conflict, NotFound
 from dls.logistics.manifest import Manifest, SegmentRef
 from dls.logistics.segment import Segment, cut
@@ -76,9 +75,7 @@ def listed(
     """What lies at `source` (or the one file `only` there), as a manifest without digests; `spool` is a folder for
     the listing.  NotFound where nothing lies there; Conflict where it changes meanwhile."""
     kept, refs = _Spool(spool), list[SegmentRef]()
-    found: Iterable[Entry] = source.list(only)
-    if only:  # sorted: the name itself precedes all that begin with it
-        found = (e for e in islice(found, 1) if e.path == only)
+    found: Iterable[Entry] = single(source, only) if only else source.list()
     for segment in cut(found):
         stamps = source.stamps(segment.paths)
         if b"" in stamps:
@@ -91,6 +88,15 @@ def listed(
         raise NotFound(f"there is nothing at {where}", code="no-source", store=where, remedy="check the address")
     name = f"from:{source.url}" + (f"/{names.show(only)}" if only else "")
     return Wanted(Manifest(tuple(refs), kept.segment), name, known=False, stamps=kept.stamps)
+
+
+def single(source: Store, name: bytes) -> list[Entry]:
+    """The one file or link of this name, as a listing would give it, also where the place cannot list."""
+    try:
+        entry = source.stat(name).entry
+    except NotFound:
+        return []
+    return [] if entry.kind == FOLDER else [entry]
 
 
 def moving(where: str, key: bytes) -> Conflict:

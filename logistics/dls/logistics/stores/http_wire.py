@@ -1,4 +1,4 @@
-"""HTTP/1.1 over one socket, as much of it as S3 needs: keep-alive, pipelining, three ways of framing a body.
+"""HTTP/1.1 over one socket, as much of it as our stores need: keep-alive, pipelining, three ways of framing a body.
 
 A connection is used in one of two ways: by one thread that waits (`send`, `reply`, `stream`), or by a loop that polls
 many (`receive`, `take`, `flush` after `wait(False)`).  Waiting is bounded by the kernel (SO_RCVTIMEO), so that a body
@@ -7,60 +7,28 @@ of a mebibyte is one system call without the interpreter's lock and without a co
 
 from __future__ import annotations
 
-import os
+import re
+import select
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
-from dls.logistics.errors import Denied, DlsError, Unavailable
+from dls.logistics.stores.http_address import Address, connect
 
 CHUNK: Final = 1 << 20
 """Bytes of a streamed piece."""
 _ROOM = 128 << 10
 _LONGEST_HEAD = 64 << 10
-_CONNECT_S = 10.0
-_QUICK_TRIES = 3  # connections refused: 0.1 + 0.2 s later it is down
-_IDLE_TLS_S = 4.0  # a closed TLS connection cannot be seen without reading: only a fresh one is taken again
 _WANT_READ_WRITE = (2, 3)  # ssl.SSL_ERROR_WANT_READ, _WRITE without importing ssl
+
+
+_CHUNK = re.compile(rb"[0-9A-Fa-f]{1,15}\Z")
 
 
 class CutError(Exception):
     """The connection ended before the reply did; asking again on another one may help."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a service listens."""
-
-    host: str
-    port: int
-    timeout_s: float
-    """Silence that counts as hanging."""
-    tls: Any = None
-    """An `ssl.SSLContext`, None for plain HTTP."""
-
-    def __str__(self) -> str:
-        return f"http{'s' if self.tls else ''}://{self.host}:{self.port}"
-
-    def hangs(self) -> Unavailable:
-        return Unavailable(
-            f"{self} gave no answer for {self.timeout_s:g} s",
-            code="service-hangs",
-            service=str(self),
-            remedy="look at the service and the network, then run the same again",
-        )
-
-    def garbled(self, what: str) -> Unavailable:
-        return Unavailable(
-            f"{self} does not answer as an S3 service: {what}",
-            code="not-s3",
-            service=str(self),
-            remedy="check AWS_ENDPOINT_URL",
-        )
 
 
 class Head:
@@ -69,13 +37,17 @@ class Head:
     __slots__ = ("chunked", "keep", "length", "low", "raw", "status")
 
     def __init__(self, raw: bytes, bare: bool) -> None:
+        if not raw.startswith(b"HTTP/1.") or not raw[9:12].isdigit():
+            raise ValueError("no status")
         self.raw = raw
         self.low = low = raw.lower()
         self.status = int(raw[9:12])
         self.keep = raw.startswith(b"HTTP/1.1")
         if b"\r\nconnection:" in low and b"close" in self.header(b"connection").lower():
             self.keep = False
-        self.chunked = b"\r\ntransfer-encoding:" in low and b"chunked" in self.header(b"transfer-encoding").lower()
+        self.chunked = b"\r\ntransfer-encoding:" in low
+        if self.chunked and self.header(b"transfer-encoding").lower() != b"chunked":
+            raise ValueError("transfer-encoding")
         self.length = -1
         """Bytes of the body; -1 where its end is said by chunks or by closing."""
         if bare or self.status in (204, 304) or self.status < 200:
@@ -83,9 +55,10 @@ class Head:
         elif not self.chunked:
             at = low.find(b"\r\ncontent-length:")
             if at >= 0:
-                self.length = int(raw[at + 17 : low.find(b"\r\n", at + 17)])
-                if self.length < 0 or low.find(b"\r\ncontent-length:", at + 17) >= 0:
+                said = raw[at + 17 : low.find(b"\r\n", at + 17)].strip()
+                if not said.isdigit() or len(said) > 18 or low.find(b"\r\ncontent-length:", at + 17) >= 0:
                     raise ValueError("content-length")
+                self.length = int(said)
             else:
                 self.keep = False
 
@@ -132,7 +105,7 @@ class Connection:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.sock: Any = _connect(address)
+        self.sock: Any = connect(address)
         self.jobs: deque[Any] = deque()
         self.out: deque[memoryview] = deque()
         self.answered = 0
@@ -156,10 +129,12 @@ class Connection:
 
     def alive(self) -> bool:
         """Whether an idle connection is worth using again."""
-        if self.begun():
+        if self.begun() or self.sock.fileno() < 0:
             return False
         if self.address.tls:
-            return time.monotonic() - self.used < _IDLE_TLS_S
+            poll = select.poll()  # whatever comes unasked, an end or a record, makes it unfit
+            poll.register(self.sock.fileno(), select.POLLIN)
+            return not self.sock.pending() and not poll.poll(0)
         try:
             self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -185,9 +160,9 @@ class Connection:
                 raise CutError(f"{self.address} closed the connection")
         return found
 
-    def reply(self, bare: bool = False) -> Reply:
-        """Wait for the next reply and its whole body."""
-        while (found := self.take(bare)) is None:
+    def reply(self, bare: bool = False, most: int = 1 << 62) -> Reply:
+        """Wait for the next reply and its whole body, left out where it is longer than `most`."""
+        while (found := self.take(bare, most)) is None:
             if not self._fill():
                 ended = self.ended()
                 if ended is None:
@@ -200,8 +175,12 @@ class Connection:
         self._head = None
         left = head.length
         if left < 0:
-            yield from self._unmeasured(head)
+            yield from self._chunks() if head.chunked else self._unmeasured(head)
             return
+        yield from self._exactly(left)
+        self.answered += 1
+
+    def _exactly(self, left: int) -> Iterator[bytes]:
         if have := min(left, self._hi - self._lo):
             yield bytes(self._view[self._lo : self._lo + have])
             self._lo += have
@@ -216,7 +195,29 @@ class Connection:
                 raise CutError(f"{self.address} closed the connection {left} bytes early")
             left -= len(piece)
             yield piece
+
+    def _chunks(self) -> Iterator[bytes]:
+        """A body in chunks, as they come."""
+        while size := _chunk_size(self._line(), self.address):
+            yield from self._exactly(size)
+            while self._hi - self._lo < 2:
+                if not self._fill():
+                    raise CutError(f"{self.address} closed the connection")
+            if self._buf[self._lo : self._lo + 2] != b"\r\n":
+                raise self.address.garbled("broken chunks")
+            self._lo += 2
+        while self._line():  # trailers end with an empty line
+            pass
         self.answered += 1
+
+    def _line(self) -> bytes:
+        while (end := self._buf.find(b"\r\n", self._lo, self._hi)) < 0:
+            if self._hi - self._lo > _LONGEST_HEAD:
+                raise self.address.garbled("an endless line")
+            if not self._fill():
+                raise CutError(f"{self.address} closed the connection")
+        line, self._lo = bytes(self._view[self._lo : end]), end + 2
+        return line
 
     def _gather(self, size: int) -> bytes:
         """Up to `size` bytes of a TLS connection, whose records are of 16 KiB."""
@@ -227,7 +228,7 @@ class Connection:
         return bytes(out) if filled == size else bytes(out[:filled])
 
     def _unmeasured(self, head: Head) -> Iterator[bytes]:
-        """A body whose length nobody said: rare for objects, so it is gathered whole."""
+        """A body that ends with the connection: rare for objects, so it is gathered whole."""
         self._head = head
         yield self.reply().body
 
@@ -283,6 +284,9 @@ class Connection:
                 return None
             return self._answer(head, bytes(self._view[self._lo : end]), head.length)
         if head.chunked:
+            if self._hi - self._lo > 2 * most + _ROOM:  # chunks may be small, but not as small as that
+                head.keep = False
+                return self._answer(head, b"", 0)
             try:
                 found = _dechunk(self._buf, self._lo, self._hi)
             except ValueError:
@@ -350,7 +354,7 @@ def _dechunk(buf: bytearray, at: int, end: int) -> tuple[bytes, int] | None:
         line = buf.find(b"\r\n", at, end)
         if line < 0:
             return None
-        size = int(bytes(buf[at:line]).split(b";")[0], 16)
+        size = _hexadecimal(bytes(buf[at:line]))
         at = line + 2
         if size == 0:
             break
@@ -369,56 +373,16 @@ def _dechunk(buf: bytearray, at: int, end: int) -> tuple[bytes, int] | None:
             return b"".join(out), at - start
 
 
-def _connect(address: Address) -> Any:
-    """A connected socket whose waits the kernel bounds.  Unavailable `service-down` after a few quick tries."""
-    for attempt in range(_QUICK_TRIES):
-        try:
-            return _connected(address)
-        except ConnectionError as exc:
-            if attempt == _QUICK_TRIES - 1:
-                raise _down(address, os.strerror(exc.errno or 0)) from exc
-            time.sleep(0.1 * 2**attempt)
-        except TimeoutError as exc:
-            raise address.hangs() from exc
-        except OSError as exc:
-            raise _untrusted(address, exc) or _down(address, exc.strerror or str(exc)) from exc
-    raise AssertionError("unreachable")
+def _hexadecimal(line: bytes) -> int:
+    """The size in the line before a chunk; ValueError."""
+    said = line.partition(b";")[0].strip()
+    if not _CHUNK.match(said):
+        raise ValueError("chunk size")
+    return int(said, 16)
 
 
-def _connected(address: Address) -> Any:
-    sock: Any = socket.create_connection((address.host, address.port), min(_CONNECT_S, address.timeout_s))
+def _chunk_size(line: bytes, address: Address) -> int:
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if address.tls:
-            sock = address.tls.wrap_socket(sock, server_hostname=address.host)
-        limit = struct.pack("ll", int(address.timeout_s), int(address.timeout_s % 1 * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-        # OpenSSL reads again when the kernel's limit is over, for ever: there the limit is Python's own.
-        sock.settimeout(address.timeout_s if address.tls else None)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _down(address: Address, why: str) -> Unavailable:
-    return Unavailable(
-        f"no connection to {address}: {why}",
-        code="service-down",
-        service=str(address),
-        remedy="check AWS_ENDPOINT_URL and the network, then run the same again",
-    )
-
-
-def _untrusted(address: Address, exc: OSError) -> DlsError | None:
-    """The error of a certificate that is not trusted, if `exc` is that."""
-    why = getattr(exc, "verify_message", "")
-    if not why:
-        return None
-    return Denied(
-        f"the certificate of {address} is not trusted: {why}",
-        code="bad-certificate",
-        service=str(address),
-        remedy="name the authority's certificate in AWS_CA_BUNDLE",
-    )
+        return _hexadecimal(line)
+    except ValueError:
+        raise address.garbled("broken chunks") from None
