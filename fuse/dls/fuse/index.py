@@ -117,7 +117,6 @@ class Names:
                 table[at] = (hashed >> 40) << _FP | node
         return table
 
-
     def parts(self) -> Iterator[bytes]:
         """The table as it is stored, in pieces."""
         table = self.table()
