@@ -23,7 +23,7 @@ from dls.logistics.stores.memory import MemoryStore
 from dls.logistics.stores.posix import PosixStore
 from dls.logistics.testing.faults import Around, Faulty, Recording
 from dls.logistics.testing.spec import spec
-from dls.logistics.transfer import evidence
+from dls.logistics.transfer import evidence, run
 from dls.logistics.transfer.listing import Wanted, known, listed
 from dls.logistics.transfer.progress import Progress
 from dls.logistics.transfer.prove import prove
@@ -150,6 +150,7 @@ def test_trees_within_each_other_are_refused(tmp_path: Path, source: PosixStore)
         (source, source, b"d0/f03", hashed(source)),
         (source, source, b"d0/f03/x", hashed(source)),
         (source, source, b"big/x", hashed(source)),
+        (source, source, b"d0", known(in_memory([Entry(b"d0-x", FILE), Entry(b"d0/f00", FILE)]))),
         (source, above, b"", known(in_memory([Entry(b"from/d0/f00", FILE)]))),
         (source, above, b"", known(in_memory([Entry(b"from", FILE)]))),
     ]
@@ -163,6 +164,7 @@ def test_trees_within_each_other_are_refused(tmp_path: Path, source: PosixStore)
         (b"copy", hashed(source)),
         (b"d0/x", hashed(source)),
         (b"d", hashed(source)),
+        (b"zzz/x", hashed(source)),
         (b"x", listed(source, only=b"big")),
     ):
         assert run_copies(source, source, root, wanted, MemoryReceipts(), options=PROCESS).complete
@@ -343,6 +345,65 @@ def test_a_run_with_nothing_to_do_syncs_only_where_the_one_before_was_cut_short(
         assert run_copies(source, Recording(target, log), b"out", wanted, receipts, logs=tmp_path / "logs").complete
         assert (("sync", b"") in log) == expected
     assert list((tmp_path / "logs").iterdir()) == []
+
+
+@spec("TRANSFER-22", "TRANSFER-3")
+@pytest.mark.parametrize("brought", [True, False])
+def test_a_name_whose_sync_failed_is_synced_by_the_next_run(
+    tmp_path: Path, source: PosixStore, target: PosixStore, brought: bool
+) -> None:
+    """Also where the run that renamed brought nothing itself: an earlier one had gathered everything."""
+    wanted, receipts = hashed(source), MemoryReceipts()
+
+    def run(act: Callable[[str, bytes], None]) -> Outcome:
+        return run_copies(source, Doing(target, act), b"out", wanted, receipts, logs=tmp_path / "logs")
+
+    def late(verb: str, _: bytes) -> None:
+        if verb == "sync" and (tmp_path / "site/out").exists():
+            raise Unavailable("cut", code="planted")
+
+    for act in [late] if brought else [failing("move", Unavailable("cut", code="planted")), late]:
+        with pytest.raises(Unavailable):
+            run(act)
+    synced: list[str] = []
+    assert run(lambda verb, _: synced.append(verb)).complete
+    assert "sync" in synced
+
+
+@spec("TRANSFER-30")
+def test_a_run_with_nothing_to_do_that_is_cut_leaves_nothing_to_sync(
+    tmp_path: Path, source: PosixStore, target: PosixStore
+) -> None:
+    wanted, receipts, log = hashed(source), MemoryReceipts(), list[tuple[str, bytes]]()
+
+    def run(store: Store) -> Outcome:
+        return run_copies(source, store, b"out", wanted, receipts, logs=tmp_path / "logs")
+
+    assert run(target).complete
+    with pytest.raises(Unavailable):
+        run(Doing(target, failing("wipe", Unavailable("cut", code="planted"))))
+    assert run(Recording(target, log)).complete
+    assert ("sync", b"") not in log
+
+
+@spec("TRANSFER-22", "TRANSFER-5")
+def test_the_end_of_staging_is_synced_too(source: PosixStore, target: PosixStore) -> None:
+    """Where files were brought, and where a link was made only."""
+    source.make([Entry(b"link", LINK, target=b"big")])
+    target.below(b"out").write(b"mine", [b"m"])
+    wanted, receipts = hashed(source), MemoryReceipts()
+    for _ in range(2):
+        log: Log = []
+        assert run_copies(source, Recording(target, log), b"out", wanted, receipts).complete
+        assert [verb for verb, _ in log if verb in ("wipe", "sync")][-1] == "sync"
+        target.below(b"out").delete(b"link")
+
+
+@spec("TRANSFER-22")
+def test_evidence_of_what_was_synced_outlives_the_boot(source: PosixStore, target: PosixStore) -> None:
+    receipts = MemoryReceipts()
+    assert run_copies(source, target, b"out", hashed(source), receipts, options=Options()).complete
+    assert {receipt.boot for receipt in receipts._kept.values()} == {""}
 
 
 @spec("TRANSFER-3")
@@ -583,6 +644,32 @@ def test_a_transfer_that_was_given_up_records_nothing_when_it_wakes(source: Posi
 
 
 @spec("TRANSFER-20")
+def test_a_target_that_hangs_at_the_first_question_is_a_stall(source: PosixStore, target: PosixStore) -> None:
+    faulty = Faulty(target, 1, "hang", ["exists"])
+    with pytest.raises(Unavailable) as told:
+        run_copies(source, faulty, b"out", hashed(source), MemoryReceipts(), options=Options(stall_s=0.15))
+    faulty.release()
+    assert told.value.code == "stalled"
+
+
+@spec("TRANSFER-20")
+def test_only_a_sync_is_waited_for_ten_times_as_long(
+    source: PosixStore, target: PosixStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress, waits = Progress(), list[float]()
+
+    def watched(work: Any, ticks: Any, stall_s: float, give_up: Any, what: str, patience: Any, fence: Any) -> Any:
+        waits.append(patience())
+        with progress.sync():
+            waits.append(patience())
+        return work()
+
+    monkeypatch.setattr(run, "watched", watched)
+    assert run_copies(source, target, b"out", hashed(source), MemoryReceipts(), progress=progress).complete
+    assert waits == [1, 10]
+
+
+@spec("TRANSFER-20")
 def test_a_long_sync_is_no_stall(source: PosixStore, target: PosixStore) -> None:
     slow = Doing(target, lambda verb, key: time.sleep(0.3) if verb == "sync" else None)
     assert run_copies(
@@ -697,6 +784,8 @@ def test_what_nobody_chose_is_safe() -> None:
     """Four ranges in flight, one more try, and a fact is recorded only once it survives a power cut."""
     chosen = Options()
     assert (chosen.streams, chosen.retries, chosen.durability, chosen.replace) == (4, 1, "power", ())
+    fresh = Outcome(in_memory([]), Place("there", "what"))
+    assert (fresh.copied, fresh.kept, fresh.bytes, fresh.complete) == (0, 0, 0, True)
 
 
 # ------------------------------------------------------------------------------------- links, folders, further names
@@ -738,6 +827,35 @@ def test_what_was_made_is_made_and_counted_once(tmp_path: Path, linked: PosixSto
         assert {receipt.boot for receipt in receipts._kept.values()} == {now}, "nothing was synced"
         (tmp_path / "site/out/d1/f01").unlink() if copied == 32 else None
     assert same_tree(tmp_path / "from", tmp_path / "site/out") == []
+
+
+@spec("TRANSFER-30", "TRANSFER-17")
+def test_a_first_name_stays_proven_when_it_gets_further_ones(linked: PosixStore, target: PosixStore) -> None:
+    wanted, receipts, log = hashed(linked), MemoryReceipts(), list[tuple[str, bytes]]()
+    assert run_copies(linked, target, b"out", wanted, receipts, options=PROCESS).complete
+    assert run_copies(linked, Recording(target, log), b"out", wanted, receipts, options=PROCESS).complete
+    assert {verb for verb, _ in log} <= {"exists", "stamps", "wipe"}
+
+
+@spec("TRANSFER-26")
+@pytest.mark.parametrize("gone", [b"b", b"z", b""])
+def test_a_further_name_is_counted_once_beside_what_is_brought_again(
+    tmp_path: Path, target: PosixStore, gone: bytes
+) -> None:
+    """Its segment was recorded once already: whole, or (b'') without one file that failed then."""
+    source, receipts = PosixStore(tmp_path / "from"), MemoryReceipts()
+    for key in (b"a", b"b"):
+        source.write(key, [key])
+    source.make([Entry(b"z", FILE, target=b"a")])
+    wanted = hashed(source)
+    source.write(b"b", [b"b" if gone else b"?"])
+    assert run_copies(source, target, b"out", wanted, receipts, options=PROCESS).complete == bool(gone)
+    source.write(b"b", [b"b"])
+    if gone:
+        target.below(b"out").delete(gone)
+    progress = Progress()
+    assert run_copies(source, target, b"out", wanted, receipts, options=PROCESS, progress=progress).complete
+    assert (progress.files, progress.files_total) == (3, 3)
 
 
 @spec("TRANSFER-2")
