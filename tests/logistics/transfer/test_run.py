@@ -15,7 +15,7 @@ from components.compare import same_tree
 from dls.logistics import digest as digests
 from dls.logistics.database import Database
 from dls.logistics.entry import FILE, FOLDER, LINK, Entry
-from dls.logistics.errors import Conflict, Denied, DlsError, Exists, Invalid, Unavailable, Unsupported
+from dls.logistics.errors import Conflict, Denied, DlsError, Exists, Invalid, NotFound, Unavailable, Unsupported
 from dls.logistics.manifest import in_memory
 from dls.logistics.names import Names
 from dls.logistics.store import Can, Store
@@ -481,6 +481,20 @@ def test_an_upload_that_was_begun_anew_is_of_the_source_that_it_was_read_from(
     source.write(b"big", [b"n" * 300_000])
     with pytest.raises(Exists):
         run(Remote(inner))
+
+
+@spec("TRANSFER-24", "TRANSFER-18")
+def test_only_an_upload_that_is_not_known_is_begun_anew(memory: Callable[[], MemoryStore], tmp_path: Path) -> None:
+    source, inner, receipts = memory(), memory(), MemoryReceipts()
+    source.write(b"big", [b"o" * 300_000])
+    for verb, error in (
+        ("upload.finish", Unavailable("cut", code="service-down")),
+        ("upload", NotFound("no such bucket", code="no-bucket")),
+    ):
+        cut = Doing(Remote(inner), failing(verb, error))
+        with pytest.raises(type(error)):
+            run_copies(source, cut, b"out", listed(source), receipts, logs=tmp_path)
+    assert len(inner._place.uploads) == 1
 
 
 @spec("TRANSFER-24", "TRANSFER-16")
