@@ -29,6 +29,7 @@ from dls.logistics.transfer.progress import Progress
 from dls.logistics.transfer.prove import prove
 from dls.logistics.transfer.receipt import MemoryReceipts, Place, Receipt, SqlReceipts
 from dls.logistics.transfer.run import Options, Outcome, run_copies
+from dls.logistics.transfer.transfer import Transfer
 
 PROCESS = Options(durability="process")
 Log = list[tuple[str, bytes]]
@@ -386,6 +387,16 @@ def test_a_run_with_nothing_to_do_that_is_cut_leaves_nothing_to_sync(
     assert ("sync", b"") not in log
 
 
+@spec("TRANSFER-3", "TRANSFER-5")
+def test_bytes_are_synced_before_they_get_their_names(source: PosixStore, target: PosixStore) -> None:
+    log: Log = []
+    target.below(b"out").write(b"mine", [b"m"])
+    assert run_copies(source, Recording(target, log), b"out", hashed(source), MemoryReceipts()).complete
+    verbs = [verb for verb, _ in log if verb in ("put", "upload.finish", "sync", "move")]
+    before = [one for one, other in itertools.pairwise(verbs) if other == "move"]
+    assert set(before) == {"sync"}
+
+
 @spec("TRANSFER-22", "TRANSFER-5")
 def test_the_end_of_staging_is_synced_too(source: PosixStore, target: PosixStore) -> None:
     """Where files were brought, and where a link was made only."""
@@ -657,6 +668,21 @@ def test_a_transfer_that_was_given_up_records_nothing_when_it_wakes(source: Posi
     assert not target.below(b"out").exists()
 
 
+@spec("TRANSFER-21", "TRANSFER-20")
+def test_a_sign_of_life_is_counted_and_is_the_last_of_one_that_was_given_up(
+    source: PosixStore, target: PosixStore
+) -> None:
+    progress = Progress()
+    one = Transfer(source, target, b"out", listed(source), MemoryReceipts(), None, PROCESS, progress)
+    one.tick()
+    assert progress.ticks == 1
+    one.give_up()
+    for ask in (one.tick, one.alive):
+        with pytest.raises(Unavailable) as told:
+            ask()
+        assert told.value.code == "stalled"
+
+
 @spec("TRANSFER-20")
 def test_a_target_that_hangs_at_the_first_question_is_a_stall(source: PosixStore, target: PosixStore) -> None:
     faulty = Faulty(target, 1, "hang", ["exists"])
@@ -762,6 +788,20 @@ def test_a_key_of_another_source_is_taken_back(source: PosixStore, memory: Calla
     assert [k for k, _ in outcome.failures.shown] == [b"d1/f04"]
     assert b"out/d1/f04" not in [e.path for e in inner.list()]
     assert run_copies(source, Remote(inner), b"out", listed(source), MemoryReceipts()).complete
+
+
+@spec("TRANSFER-5", "TRANSFER-16")
+def test_what_is_to_be_replaced_stays_where_its_source_changed(source: PosixStore, target: PosixStore) -> None:
+    target.write(b"out/d1/f04", [b"mine"])
+
+    def act(verb: str, key: bytes) -> None:
+        if verb == "fetch.item" and key == b"d1/f10":
+            source.write(b"d1/f04", [b"04" * 4], mtime_ns=4)
+
+    options = Options(durability="process", replace=[b"d1/f04"])
+    outcome = run_copies(Doing(source, act), target, b"out", listed(source), MemoryReceipts(), options=options)
+    assert [k for k, _ in outcome.failures.shown] == [b"d1/f04"]
+    assert b"".join(target.read(b"out/d1/f04")) == b"mine"
 
 
 @spec("TRANSFER-9", "TRANSFER-6")
@@ -870,6 +910,57 @@ def test_a_further_name_is_counted_once_beside_what_is_brought_again(
     progress = Progress()
     assert run_copies(source, target, b"out", wanted, receipts, options=PROCESS, progress=progress).complete
     assert (progress.files, progress.files_total) == (3, 3)
+
+
+@spec("TRANSFER-1", "TRANSFER-13")
+def test_what_a_receipt_vouches_for_is_left_alone_beside_what_is_adopted(tmp_path: Path, target: PosixStore) -> None:
+    source, receipts, log = PosixStore(tmp_path / "from"), MemoryReceipts(), list[tuple[str, bytes]]()
+    for key in (b"a", b"b", b"c"):
+        source.write(key, [key])
+    source.make([Entry(b"z", LINK, target=b"a")])
+    wanted = hashed(source)
+    assert run_copies(source, target, b"out", wanted, receipts, options=PROCESS).complete
+    target.below(b"out").write(b"b", [b"b"])
+    outcome = run_copies(source, Recording(target, log), b"out", wanted, receipts, options=PROCESS)
+    assert (outcome.complete, outcome.copied, outcome.kept) == (True, 0, 3)
+    assert [key for verb, key in log if verb == "fetch.item"] == [b"b"]
+    assert "stat" not in [verb for verb, _ in log]
+
+
+@spec("TRANSFER-13", "TRANSFER-18")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(Denied("no", code="no-access"), "target-differs"), (Unavailable("no", code="service-down"), "service-down")],
+)
+def test_what_cannot_be_compared_differs(source: PosixStore, target: PosixStore, error: DlsError, told: str) -> None:
+    """A large file of unknown digest lies there, and its source cannot be read: what all would meet ends it as such."""
+    target.write(b"out/middle", source.read(b"middle"))
+    shut = Doing(source, failing("read", error, b"middle", times=9))
+    with pytest.raises(DlsError) as raised:
+        run_copies(shut, target, b"out", listed(source), MemoryReceipts(), options=PROCESS)
+    assert raised.value.code == told
+
+
+@spec("TRANSFER-22")
+def test_evidence_that_was_dropped_meanwhile_is_not_hardened(source: PosixStore, target: PosixStore) -> None:
+    wanted, receipts = hashed(source), MemoryReceipts()
+    place = run_copies(source, target, b"out", wanted, receipts, options=PROCESS).place
+
+    def drop(verb: str, _: bytes) -> None:
+        if verb == "sync":
+            receipts.drop(place)
+
+    assert run_copies(source, Doing(target, drop), b"out", wanted, receipts).complete
+    assert receipts._kept == {}
+
+
+@spec("TRANSFER-25")
+def test_a_manifest_whose_evidence_was_dropped_is_told(source: PosixStore, target: PosixStore) -> None:
+    receipts = MemoryReceipts()
+    outcome = run_copies(source, target, b"out", listed(source), receipts, options=PROCESS)
+    receipts.drop(outcome.place)
+    with pytest.raises(DlsError):
+        outcome.manifest.load(outcome.manifest.refs[0].digest)
 
 
 @spec("TRANSFER-2")
