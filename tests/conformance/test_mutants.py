@@ -101,10 +101,13 @@ EQUIVALENT = {
     },
     "dls.logistics.transfer.evidence": {
         "if self._last is None or self._last[0] != home: → always": SPEED,
+        "if list(receipt.sources) == listed: → never": SPEED + ": then each is compared",
     },
     "dls.logistics.transfer.inodes": {
         "_PENDING = 4096 → 4097 for 4096": SPEED,
         "if FOLDER in kinds: → always": SPEED,
+        'self._told.update(path + b"/" for path, kind in zip(segment.paths, kinds, strict=True) if kind == FOLDER)'
+        " → False for True": LENGTHS,
         "if folder != last: → always": SPEED,
         f"{PENDING} → always": SPEED,
         f"{PENDING} → GtE for Gt": SPEED,
@@ -122,6 +125,8 @@ EQUIVALENT = {
     },
     "dls.logistics.transfer.landing": {
         "for i, stamp in zip(ordinals, self.final.stamps(keys), strict=True): → False for True": LENGTHS,
+        "self._beside = target.below(head + slash + self._hidden, staging=True) if root else None"
+        " → False for True": SPEED + ": files are written beside their names and renamed",
     },
     "dls.logistics.transfer.log": {
         "self._fd = -1 → 2 for 1": "any negative number",

@@ -167,9 +167,10 @@ def test_evidence_lasts_over_a_boot_where_it_was_synced(
 def test_what_was_proven_is_not_asked_for_again(source: PosixStore, wanted: Wanted) -> None:
     receipts = MemoryReceipts()
     assert prove(source, wanted, receipts).good
-    log: list[tuple[str, bytes]] = []
-    assert prove(Recording(source, log), wanted, receipts).good
+    log, progress = list[tuple[str, bytes]](), Progress()
+    assert prove(Recording(source, log), wanted, receipts, progress=progress).good
     assert {verb for verb, _ in log} == {"stamps"}, "links and folders neither"
+    assert (progress.files, progress.bytes) == (progress.files_total, progress.bytes_total)
 
 
 @pytest.mark.parametrize("durability", ["power", "process"])

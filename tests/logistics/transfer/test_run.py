@@ -387,6 +387,21 @@ def test_a_run_with_nothing_to_do_that_is_cut_leaves_nothing_to_sync(
     assert ("sync", b"") not in log
 
 
+@spec("TRANSFER-3")
+def test_nothing_shows_where_the_last_receipt_was_not_written(
+    memory: Callable[[], MemoryStore], target: PosixStore
+) -> None:
+    class Full(MemoryReceipts):
+        def put(self, place: Place, receipt: Receipt) -> None:
+            raise Unavailable("no space", code="disk-full")
+
+    source = memory()
+    source.write(b"f", [b"x"])
+    with pytest.raises(Unavailable):
+        run_copies(source, target, b"out", listed(source), Full(), options=PROCESS)
+    assert not target.below(b"out").exists()
+
+
 @spec("TRANSFER-3", "TRANSFER-5")
 def test_bytes_are_synced_before_they_get_their_names(source: PosixStore, target: PosixStore) -> None:
     log: Log = []
@@ -492,6 +507,21 @@ def test_an_upload_that_was_begun_anew_is_of_the_source_that_it_was_read_from(
     source.write(b"big", [b"n" * 300_000])
     with pytest.raises(Exists):
         run(Remote(inner))
+
+
+@spec("TRANSFER-24", "TRANSFER-9")
+@pytest.mark.parametrize("form", ["known", "unknown"])
+def test_an_upload_whose_answer_was_lost_is_found_finished(
+    source: PosixStore, memory: Callable[[], MemoryStore], tmp_path: Path, form: str
+) -> None:
+    wanted, log, progress = hashed(source) if form == "known" else listed(source), list[tuple[str, bytes]](), Progress()
+    lost = Faulty(Remote(memory()), 1, "lost", ["upload.finish"])
+    outcome = run_copies(
+        Recording(source, log), lost, b"out", wanted, MemoryReceipts(), logs=tmp_path, progress=progress
+    )
+    assert (outcome.complete, bool(lost.fired)) == (True, True)
+    assert log.count(("read", b"big")) + log.count(("read", b"middle")) == 5 + 2
+    assert (progress.files, progress.bytes) == (progress.files_total, progress.bytes_total)
 
 
 @spec("TRANSFER-24", "TRANSFER-18")
