@@ -179,7 +179,6 @@ EQUIVALENT = {
         VALUE_SLOTS: PLAIN,
         'now = landing.at.stamps(segment.paths) if looked else [b""] * len(segment) → always': SPEED
         + ": nothing lies there",
-        "if segment.targets and any(segment.kinds[i] == FILE for i in sorts.made): → always": LOOKS,
         "elif sorts.made: → always": LOOKS,
     },
     "dls.logistics.transfer.small": {
