@@ -41,6 +41,9 @@ VALUE_FROZEN = "@dataclass(frozen=True, slots=True) → False for True"
 LIFE = "any rise is a sign of life"
 LENGTHS = "both have one length"
 PENDING = "if len(self._told) > _PENDING:  # '0' follows '/': what sorts below the last name in this way is over"
+LOOKS = "what is right is looked at once more"
+LENGTHS_ALONE = "if longest <= shortest_limit and not held.utf8 and not held.forbidden and held.dots:"
+ALL_SMALL = "if not targets and FOLDER not in kinds and LINK not in kinds and max(sizes, default=0) <= SMALL:"
 NO_BLOCKS = "a hasher told of 0 bytes or of 1 keeps no blocks"
 EQUIVALENT = {
     "dls.logistics.stores.posix": {
@@ -98,14 +101,20 @@ EQUIVALENT = {
     },
     "dls.logistics.transfer.evidence": {
         "if self._last is None or self._last[0] != home: → always": SPEED,
+        "if list(receipt.sources) == listed: → never": SPEED + ": then each is compared",
     },
     "dls.logistics.transfer.inodes": {
         "_PENDING = 4096 → 4097 for 4096": SPEED,
         "if FOLDER in kinds: → always": SPEED,
+        'self._told.update(path + b"/" for path, kind in zip(segment.paths, kinds, strict=True) if kind == FOLDER)'
+        " → False for True": LENGTHS,
         "if folder != last: → always": SPEED,
         f"{PENDING} → always": SPEED,
         f"{PENDING} → GtE for Gt": SPEED,
         f"{PENDING} → never": "memory after millions of folders",
+        'self._told = {one for one in self._told if one[:-1] + b"0" > segment.paths[-1]} → GtE for Gt': "one folder"
+        " is remembered longer",
+        'end = folder.rfind(b"/", 0, end - 1) + 1 → 2 for 1': "no name is empty: its last byte is no slash",
         'end = folder.rfind(b"/", 0, end - 1) + 1 → 1 for 0': "no name begins with a slash",
         "while end > 0 and not last.startswith(folder[:end]): → GtE for Gt": "every name begins with nothing",
         "while end > 0 and not last.startswith(folder[:end]): → 1 for 0": "a folder and its slash are two bytes",
@@ -115,6 +124,8 @@ EQUIVALENT = {
     },
     "dls.logistics.transfer.landing": {
         "for i, stamp in zip(ordinals, self.final.stamps(keys), strict=True): → False for True": LENGTHS,
+        "self._beside = target.below(head + slash + self._hidden, staging=True) if root else None"
+        " → False for True": SPEED + ": files are written beside their names and renamed",
     },
     "dls.logistics.transfer.log": {
         "self._fd = -1 → 2 for 1": "any negative number",
@@ -129,6 +140,8 @@ EQUIVALENT = {
         "if FOLDER in segment.kinds: → always": SPEED,
         "for i, old, new in zip(links, before, after, strict=True): → False for True": LENGTHS,
         "for i, stamp in zip(ordinals, now, strict=True): → False for True": LENGTHS,
+        "proven = {i for i, s in zip(made, now, strict=True) if s and i in receipt.done and receipt.stamps[i] == s}"
+        " → False for True": LENGTHS,
     },
     "dls.logistics.transfer.parts": {
         "self.progress.ticks += 1 → 2 for 1": LIFE,
@@ -136,7 +149,16 @@ EQUIVALENT = {
         "hasher, length = digests.Hasher(0), stop - start → 1 for 0": NO_BLOCKS,
         "self.hasher = digests.Hasher(0)  # of the whole: each stream hashes its own blocks → 1 for 0": NO_BLOCKS,
     },
-    "dls.logistics.transfer.plan": {VALUE_SLOTS: PLAIN, VALUE_FROZEN: PLAIN},
+    "dls.logistics.transfer.plan": {
+        VALUE_SLOTS: PLAIN,
+        VALUE_FROZEN: PLAIN,
+        f"{LENGTHS_ALONE} → never": SPEED,
+        f"{LENGTHS_ALONE} → Lt for LtE": SPEED,
+        "shortest_limit = min(held.part_bytes or longest, (held.key_bytes or longest + room) - room)"
+        " → Sub for Add": SPEED,
+        f"{ALL_SMALL} → never": SPEED,
+        f"{ALL_SMALL} → Lt for LtE": SPEED,
+    },
     "dls.logistics.transfer.progress": {VALUE_SLOTS: PLAIN, "self.ticks += 1 → 2 for 1": LIFE},
     "dls.logistics.transfer.prove": {
         VALUE_SLOTS: PLAIN,
@@ -152,7 +174,12 @@ EQUIVALENT = {
         "if len(lengths) <= 1: → Lt for LtE": "the other form says the same in more bytes",
         "if blank in out: → always": SPEED,
     },
-    "dls.logistics.transfer.run": {VALUE_SLOTS: PLAIN},
+    "dls.logistics.transfer.run": {
+        VALUE_SLOTS: PLAIN,
+        'now = landing.at.stamps(segment.paths) if looked else [b""] * len(segment) → always': SPEED
+        + ": nothing lies there",
+        "elif sorts.made: → always": LOOKS,
+    },
     "dls.logistics.transfer.small": {
         VALUE_SLOTS: PLAIN,
         "progress.ticks += 1 → 2 for 1": LIFE,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,10 +16,14 @@ from dls.logistics.manifest import in_memory
 from dls.logistics.segment import Segment
 from dls.logistics.stores.memory import MemoryStore
 from dls.logistics.testing.contract_transfer import BIG, BLOCK, SMALL
-from dls.logistics.testing.faults import Faulty, Recording
+from dls.logistics.testing.faults import Around, Faulty, Recording
 from dls.logistics.testing.spec import spec
+from dls.logistics.transfer import bringing
 from dls.logistics.transfer.bringing import proven
 from dls.logistics.transfer.evidence import Known
+from dls.logistics.transfer.listing import listed
+from dls.logistics.transfer.receipt import MemoryReceipts
+from dls.logistics.transfer.run import run_copies
 
 SIZES = [0, 1, SMALL, SMALL + 1, BLOCK - 1, BLOCK, BLOCK + 1, BIG, BIG + 1, BIG + BLOCK]
 
@@ -74,9 +80,20 @@ def test_what_every_file_would_meet_is_raised(memory: Callable[[], MemoryStore],
     with pytest.raises(Unavailable) as told:
         proven(_Down(store, verb), one(size), [0], expected, nothing)
     assert told.value.code == "service-down"
+    if verb == "fetch":
+        with pytest.raises(Unavailable) as told:
+            proven(_Unanswered(store), one(size), [0], expected, nothing)
+        assert told.value.code == "service-down"
     passing = Faulty(store, 1, "error", [f"{verb}.item" if verb == "fetch" else verb])
     assert proven(passing, one(size), [0], expected, nothing) == {}
     assert passing.fired
+
+
+class _Unanswered(Around):
+    """Answers each fetch with an error."""
+
+    def _fetched(self, answers: Any, keys: dict[int, bytes]) -> Any:
+        return (got._replace(error=Unavailable("down", code="service-down"), body=b"") for got in answers)
 
 
 class _Down(Recording):
@@ -88,3 +105,27 @@ class _Down(Recording):
         if verb == self.verb:
             raise Unavailable("down", code="service-down")
         return False
+
+
+@pytest.mark.parametrize("ended", [True, False])
+@spec("TRANSFER-18", "TRANSFER-21")
+def test_no_large_file_is_begun_after_what_ended_them_all(
+    memory: Callable[[], MemoryStore], monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    source, log, stop = memory(), list[tuple[str, bytes]](), threading.Event()
+    source.write(b"f", [content(BLOCK + 1)])
+    if ended:
+        stop.set()
+    monkeypatch.setattr(bringing, "together", lambda work, count: work(stop))
+    run_copies(Recording(source, log), memory(), b"out", listed(source), MemoryReceipts())
+    assert (("read", b"f") not in log) == ended
+
+
+@spec("TRANSFER-26", "TRANSFER-18")
+def test_what_failed_is_not_counted_as_brought(memory: Callable[[], MemoryStore]) -> None:
+    source = memory()
+    source.write(b"f", [b"x"])
+    wanted = listed(source)
+    source.delete(b"f")
+    outcome = run_copies(source, memory(), b"out", wanted, MemoryReceipts())
+    assert (outcome.copied, outcome.failures.count) == (0, 1)

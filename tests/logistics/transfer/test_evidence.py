@@ -101,3 +101,14 @@ def test_a_receipt_of_other_sources_loses_what_changed(listed: Segment) -> None:
         assert kept is not None
         assert [i for i in ALL if i in kept.done] == left
     assert [i for i in ALL if i in more.done] == [0, 1, 2], "what is kept is not changed"
+
+
+@spec("TRANSFER-2")
+def test_a_receipt_of_what_was_hashed_before_repeats_no_digests(listed: Segment) -> None:
+    segment = listed.with_digests({i: known_of(i) for i in ALL})
+    made = evidence(segment, stamps=False)
+    found: dict[int, Found] = {i: (*known_of(i), b"stamp%d" % i) for i in ALL}
+    receipt = made.receipt_of(segment, None, (), found)
+    assert (receipt.body, receipt.sources) == (b"", ())
+    full = Receipt(segment.digest, receipt.done, receipt.stamps, "", segment.encode())
+    assert made.receipt_of(segment, full, ALL, {}).body == full.body, "a manifest may be read from it"

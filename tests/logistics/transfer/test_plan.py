@@ -109,6 +109,10 @@ def test_what_will_be_lost_is_counted() -> None:
     ]
     assert poor.to_json()["not_kept"]["links"] == 1
     assert survey([segment], ALL, Names(), 0, 1).allocated == 10
+    assert survey([files(2, 3)], ALL, Names(), 0, 2).allocated == 8
+    further = [Entry(name, FILE, 10, target=b"a") for name in (b"b", b"c")]
+    names = Segment.of([Entry(b"a", FILE, 10), *further, Entry(b"d", LINK, target=b"a")])
+    assert survey([names], BARE, Names(), 0, 1).losses()[:2] == ["1 links", "2 hard links (copied as files)"]
     assert survey([], ALL, Names(), 0, 1) == Survey()
 
 

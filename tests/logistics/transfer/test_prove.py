@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,14 +15,14 @@ from dls.logistics.entry import FILE, FOLDER, LINK, Entry
 from dls.logistics.errors import Denied, Unavailable
 from dls.logistics.stores.memory import MemoryStore
 from dls.logistics.stores.posix import PosixStore
-from dls.logistics.testing.contract_transfer import BIG, BLOCK
+from dls.logistics.testing.contract_transfer import BIG, BLOCK, SMALL
 from dls.logistics.testing.faults import Around, Faulty, Recording
 from dls.logistics.testing.spec import spec
 from dls.logistics.transfer import evidence
 from dls.logistics.transfer.listing import Wanted, known, listed
 from dls.logistics.transfer.progress import Progress
 from dls.logistics.transfer.prove import Depth, prove
-from dls.logistics.transfer.receipt import MemoryReceipts
+from dls.logistics.transfer.receipt import MemoryReceipts, Place, Receipt
 from dls.logistics.transfer.run import Options
 
 WRITES = {"put", "write", "upload", "move", "make", "delete", "wipe"}
@@ -81,9 +83,11 @@ def test_every_difference_is_found_and_loses_its_evidence(source: PosixStore, wa
         assert proof.unread.count == 0
         assert not proof.good
         assert proof.read + proof.trusted == 25
+        assert {error.code for _, error in proof.missing.shown} == {"no-such-key"}
     (top / "d1/f01").write_bytes(b"01")
     proof = prove(source, wanted, receipts)
     assert b"d1/f01" not in [k for k, _ in proof.corrupt.shown]
+    assert b"zz" in [k for k, _ in proof.corrupt.shown], "nothing vouches for a further name of what is corrupt"
     assert proof.read == 1
 
 
@@ -104,7 +108,9 @@ def test_what_cannot_be_read_is_neither_good_nor_bad(source: PosixStore, wanted:
                 raise Denied("no", code="no-access")
             return False
 
-    proof = prove(Shut(source), wanted, MemoryReceipts(), options=Options(retries=0))
+    progress = Progress()
+    proof = prove(Shut(source), wanted, MemoryReceipts(), options=Options(retries=0), progress=progress)
+    assert progress.failed == proof.unread.count
     assert [k for k, _ in proof.unread.shown] == [b"big", b"zz"] or [k for k, _ in proof.unread.shown] == [b"big"]
     assert proof.corrupt.count == proof.missing.count == 0
     assert not proof.good
@@ -157,6 +163,57 @@ def test_evidence_lasts_over_a_boot_where_it_was_synced(
     assert prove(source, wanted, fleeting).trusted == 0
 
 
+@spec("TRANSFER-30", "TRANSFER-28")
+def test_what_was_proven_is_not_asked_for_again(source: PosixStore, wanted: Wanted) -> None:
+    receipts = MemoryReceipts()
+    assert prove(source, wanted, receipts).good
+    log, progress = list[tuple[str, bytes]](), Progress()
+    assert prove(Recording(source, log), wanted, receipts, progress=progress).good
+    assert {verb for verb, _ in log} == {"stamps"}, "links and folders neither"
+    assert (progress.files, progress.bytes) == (progress.files_total, progress.bytes_total)
+
+
+@pytest.mark.parametrize("durability", ["power", "process"])
+@spec("TRANSFER-22", "TRANSFER-3")
+def test_what_was_read_is_synced_before_it_is_recorded(source: PosixStore, wanted: Wanted, durability: str) -> None:
+    log: list[tuple[str, bytes]] = []
+
+    class Telling(MemoryReceipts):
+        def put(self, place: Place, receipt: Receipt) -> None:
+            log.append(("receipt", b""))
+            super().put(place, receipt)
+
+    assert prove(Recording(source, log), wanted, Telling(), options=Options(durability=durability)).good
+    verbs = [verb for verb, _ in log if verb in ("fetch", "sync", "receipt")]
+    assert verbs.count("receipt") == len(wanted.manifest.refs)
+    assert verbs.count("sync") == (verbs.count("receipt") if durability == "power" else 0)
+    assert all(before == "sync" for before, verb in itertools.pairwise(verbs) if verb == "receipt") == (
+        durability == "power"
+    )
+
+
+@spec("TRANSFER-28")
+def test_a_file_at_the_border_of_small_is_read(memory: Callable[[], MemoryStore]) -> None:
+    for size in (SMALL - 1, SMALL, SMALL + 1):
+        store = memory()
+        store.write(b"f", [b"x" * size])
+        proof = prove(store, listed(store), MemoryReceipts())
+        assert (proof.read, [entry.digest for entry in proof.manifest]) == (1, [digests.of(b"x" * size)])
+
+
+@spec("TRANSFER-21")
+def test_a_proof_ends_where_the_right_to_go_on_is_lost(source: PosixStore, wanted: Wanted) -> None:
+    def fence() -> None:
+        if threading.current_thread().name == "dls-transfer":  # as the work itself asks
+            raise Unavailable("another's", code="lost")
+
+    receipts = MemoryReceipts()
+    with pytest.raises(Unavailable) as told:
+        prove(source, wanted, receipts, options=Options(fence=fence))
+    assert told.value.code == "lost"
+    assert receipts._kept == {}
+
+
 @spec("TRANSFER-20", "TRANSFER-21")
 def test_a_proof_that_stands_still_is_given_up(memory: Callable[[], MemoryStore]) -> None:
     store, receipts = memory(), MemoryReceipts()
@@ -168,7 +225,6 @@ def test_a_proof_that_stands_still_is_given_up(memory: Callable[[], MemoryStore]
     assert told.value.code == "stalled"
     faulty.release()
     before = len(receipts._kept)
-    import threading
     import time
 
     while any(t.name.startswith("dls-") for t in threading.enumerate()):

@@ -15,7 +15,7 @@ from components.compare import same_tree
 from dls.logistics import digest as digests
 from dls.logistics.database import Database
 from dls.logistics.entry import FILE, FOLDER, LINK, Entry
-from dls.logistics.errors import Conflict, Denied, DlsError, Exists, Invalid, Unavailable, Unsupported
+from dls.logistics.errors import Conflict, Denied, DlsError, Exists, Invalid, NotFound, Unavailable, Unsupported
 from dls.logistics.manifest import in_memory
 from dls.logistics.names import Names
 from dls.logistics.store import Can, Store
@@ -23,12 +23,13 @@ from dls.logistics.stores.memory import MemoryStore
 from dls.logistics.stores.posix import PosixStore
 from dls.logistics.testing.faults import Around, Faulty, Recording
 from dls.logistics.testing.spec import spec
-from dls.logistics.transfer import evidence
+from dls.logistics.transfer import evidence, run
 from dls.logistics.transfer.listing import Wanted, known, listed
 from dls.logistics.transfer.progress import Progress
 from dls.logistics.transfer.prove import prove
 from dls.logistics.transfer.receipt import MemoryReceipts, Place, Receipt, SqlReceipts
 from dls.logistics.transfer.run import Options, Outcome, run_copies
+from dls.logistics.transfer.transfer import Transfer
 
 PROCESS = Options(durability="process")
 Log = list[tuple[str, bytes]]
@@ -150,6 +151,7 @@ def test_trees_within_each_other_are_refused(tmp_path: Path, source: PosixStore)
         (source, source, b"d0/f03", hashed(source)),
         (source, source, b"d0/f03/x", hashed(source)),
         (source, source, b"big/x", hashed(source)),
+        (source, source, b"d0", known(in_memory([Entry(b"d0-x", FILE), Entry(b"d0/f00", FILE)]))),
         (source, above, b"", known(in_memory([Entry(b"from/d0/f00", FILE)]))),
         (source, above, b"", known(in_memory([Entry(b"from", FILE)]))),
     ]
@@ -163,6 +165,7 @@ def test_trees_within_each_other_are_refused(tmp_path: Path, source: PosixStore)
         (b"copy", hashed(source)),
         (b"d0/x", hashed(source)),
         (b"d", hashed(source)),
+        (b"zzz/x", hashed(source)),
         (b"x", listed(source, only=b"big")),
     ):
         assert run_copies(source, source, root, wanted, MemoryReceipts(), options=PROCESS).complete
@@ -345,6 +348,90 @@ def test_a_run_with_nothing_to_do_syncs_only_where_the_one_before_was_cut_short(
     assert list((tmp_path / "logs").iterdir()) == []
 
 
+@spec("TRANSFER-22", "TRANSFER-3")
+@pytest.mark.parametrize("brought", [True, False])
+def test_a_name_whose_sync_failed_is_synced_by_the_next_run(
+    tmp_path: Path, source: PosixStore, target: PosixStore, brought: bool
+) -> None:
+    """Also where the run that renamed brought nothing itself: an earlier one had gathered everything."""
+    wanted, receipts = hashed(source), MemoryReceipts()
+
+    def run(act: Callable[[str, bytes], None]) -> Outcome:
+        return run_copies(source, Doing(target, act), b"out", wanted, receipts, logs=tmp_path / "logs")
+
+    def late(verb: str, _: bytes) -> None:
+        if verb == "sync" and (tmp_path / "site/out").exists():
+            raise Unavailable("cut", code="planted")
+
+    for act in [late] if brought else [failing("move", Unavailable("cut", code="planted")), late]:
+        with pytest.raises(Unavailable):
+            run(act)
+    synced: list[str] = []
+    assert run(lambda verb, _: synced.append(verb)).complete
+    assert "sync" in synced
+
+
+@spec("TRANSFER-30")
+def test_a_run_with_nothing_to_do_that_is_cut_leaves_nothing_to_sync(
+    tmp_path: Path, source: PosixStore, target: PosixStore
+) -> None:
+    wanted, receipts, log = hashed(source), MemoryReceipts(), list[tuple[str, bytes]]()
+
+    def run(store: Store) -> Outcome:
+        return run_copies(source, store, b"out", wanted, receipts, logs=tmp_path / "logs")
+
+    assert run(target).complete
+    with pytest.raises(Unavailable):
+        run(Doing(target, failing("wipe", Unavailable("cut", code="planted"))))
+    assert run(Recording(target, log)).complete
+    assert ("sync", b"") not in log
+
+
+@spec("TRANSFER-3")
+def test_nothing_shows_where_the_last_receipt_was_not_written(
+    memory: Callable[[], MemoryStore], target: PosixStore
+) -> None:
+    class Full(MemoryReceipts):
+        def put(self, place: Place, receipt: Receipt) -> None:
+            raise Unavailable("no space", code="disk-full")
+
+    source = memory()
+    source.write(b"f", [b"x"])
+    with pytest.raises(Unavailable):
+        run_copies(source, target, b"out", listed(source), Full(), options=PROCESS)
+    assert not target.below(b"out").exists()
+
+
+@spec("TRANSFER-3", "TRANSFER-5")
+def test_bytes_are_synced_before_they_get_their_names(source: PosixStore, target: PosixStore) -> None:
+    log: Log = []
+    target.below(b"out").write(b"mine", [b"m"])
+    assert run_copies(source, Recording(target, log), b"out", hashed(source), MemoryReceipts()).complete
+    verbs = [verb for verb, _ in log if verb in ("put", "upload.finish", "sync", "move")]
+    before = [one for one, other in itertools.pairwise(verbs) if other == "move"]
+    assert set(before) == {"sync"}
+
+
+@spec("TRANSFER-22", "TRANSFER-5")
+def test_the_end_of_staging_is_synced_too(source: PosixStore, target: PosixStore) -> None:
+    """Where files were brought, and where a link was made only."""
+    source.make([Entry(b"link", LINK, target=b"big")])
+    target.below(b"out").write(b"mine", [b"m"])
+    wanted, receipts = hashed(source), MemoryReceipts()
+    for _ in range(2):
+        log: Log = []
+        assert run_copies(source, Recording(target, log), b"out", wanted, receipts).complete
+        assert [verb for verb, _ in log if verb in ("wipe", "sync")][-1] == "sync"
+        target.below(b"out").delete(b"link")
+
+
+@spec("TRANSFER-22")
+def test_evidence_of_what_was_synced_outlives_the_boot(source: PosixStore, target: PosixStore) -> None:
+    receipts = MemoryReceipts()
+    assert run_copies(source, target, b"out", hashed(source), receipts, options=Options()).complete
+    assert {receipt.boot for receipt in receipts._kept.values()} == {""}
+
+
 @spec("TRANSFER-3")
 def test_each_receipt_comes_after_its_sync_and_the_name_after_all(source: PosixStore, target: PosixStore) -> None:
     log: Log = []
@@ -420,6 +507,35 @@ def test_an_upload_that_was_begun_anew_is_of_the_source_that_it_was_read_from(
     source.write(b"big", [b"n" * 300_000])
     with pytest.raises(Exists):
         run(Remote(inner))
+
+
+@spec("TRANSFER-24", "TRANSFER-9")
+@pytest.mark.parametrize("form", ["known", "unknown"])
+def test_an_upload_whose_answer_was_lost_is_found_finished(
+    source: PosixStore, memory: Callable[[], MemoryStore], tmp_path: Path, form: str
+) -> None:
+    wanted, log, progress = hashed(source) if form == "known" else listed(source), list[tuple[str, bytes]](), Progress()
+    lost = Faulty(Remote(memory()), 1, "lost", ["upload.finish"])
+    outcome = run_copies(
+        Recording(source, log), lost, b"out", wanted, MemoryReceipts(), logs=tmp_path, progress=progress
+    )
+    assert (outcome.complete, bool(lost.fired)) == (True, True)
+    assert log.count(("read", b"big")) + log.count(("read", b"middle")) == 5 + 2
+    assert (progress.files, progress.bytes) == (progress.files_total, progress.bytes_total)
+
+
+@spec("TRANSFER-24", "TRANSFER-18")
+def test_only_an_upload_that_is_not_known_is_begun_anew(memory: Callable[[], MemoryStore], tmp_path: Path) -> None:
+    source, inner, receipts = memory(), memory(), MemoryReceipts()
+    source.write(b"big", [b"o" * 300_000])
+    for verb, error in (
+        ("upload.finish", Unavailable("cut", code="service-down")),
+        ("upload", NotFound("no such bucket", code="no-bucket")),
+    ):
+        cut = Doing(Remote(inner), failing(verb, error))
+        with pytest.raises(type(error)):
+            run_copies(source, cut, b"out", listed(source), receipts, logs=tmp_path)
+    assert len(inner._place.uploads) == 1
 
 
 @spec("TRANSFER-24", "TRANSFER-16")
@@ -582,6 +698,47 @@ def test_a_transfer_that_was_given_up_records_nothing_when_it_wakes(source: Posi
     assert not target.below(b"out").exists()
 
 
+@spec("TRANSFER-21", "TRANSFER-20")
+def test_a_sign_of_life_is_counted_and_is_the_last_of_one_that_was_given_up(
+    source: PosixStore, target: PosixStore
+) -> None:
+    progress = Progress()
+    one = Transfer(source, target, b"out", listed(source), MemoryReceipts(), None, PROCESS, progress)
+    one.tick()
+    assert progress.ticks == 1
+    one.give_up()
+    for ask in (one.tick, one.alive):
+        with pytest.raises(Unavailable) as told:
+            ask()
+        assert told.value.code == "stalled"
+
+
+@spec("TRANSFER-20")
+def test_a_target_that_hangs_at_the_first_question_is_a_stall(source: PosixStore, target: PosixStore) -> None:
+    faulty = Faulty(target, 1, "hang", ["exists"])
+    with pytest.raises(Unavailable) as told:
+        run_copies(source, faulty, b"out", hashed(source), MemoryReceipts(), options=Options(stall_s=0.15))
+    faulty.release()
+    assert told.value.code == "stalled"
+
+
+@spec("TRANSFER-20")
+def test_only_a_sync_is_waited_for_ten_times_as_long(
+    source: PosixStore, target: PosixStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress, waits = Progress(), list[float]()
+
+    def watched(work: Any, ticks: Any, stall_s: float, give_up: Any, what: str, patience: Any, fence: Any) -> Any:
+        waits.append(patience())
+        with progress.sync():
+            waits.append(patience())
+        return work()
+
+    monkeypatch.setattr(run, "watched", watched)
+    assert run_copies(source, target, b"out", hashed(source), MemoryReceipts(), progress=progress).complete
+    assert waits == [1, 10]
+
+
 @spec("TRANSFER-20")
 def test_a_long_sync_is_no_stall(source: PosixStore, target: PosixStore) -> None:
     slow = Doing(target, lambda verb, key: time.sleep(0.3) if verb == "sync" else None)
@@ -663,6 +820,20 @@ def test_a_key_of_another_source_is_taken_back(source: PosixStore, memory: Calla
     assert run_copies(source, Remote(inner), b"out", listed(source), MemoryReceipts()).complete
 
 
+@spec("TRANSFER-5", "TRANSFER-16")
+def test_what_is_to_be_replaced_stays_where_its_source_changed(source: PosixStore, target: PosixStore) -> None:
+    target.write(b"out/d1/f04", [b"mine"])
+
+    def act(verb: str, key: bytes) -> None:
+        if verb == "fetch.item" and key == b"d1/f10":
+            source.write(b"d1/f04", [b"04" * 4], mtime_ns=4)
+
+    options = Options(durability="process", replace=[b"d1/f04"])
+    outcome = run_copies(Doing(source, act), target, b"out", listed(source), MemoryReceipts(), options=options)
+    assert [k for k, _ in outcome.failures.shown] == [b"d1/f04"]
+    assert b"".join(target.read(b"out/d1/f04")) == b"mine"
+
+
 @spec("TRANSFER-9", "TRANSFER-6")
 @pytest.mark.parametrize("form", ["known", "unknown"])
 @pytest.mark.parametrize("remote", [False, True])
@@ -697,6 +868,8 @@ def test_what_nobody_chose_is_safe() -> None:
     """Four ranges in flight, one more try, and a fact is recorded only once it survives a power cut."""
     chosen = Options()
     assert (chosen.streams, chosen.retries, chosen.durability, chosen.replace) == (4, 1, "power", ())
+    fresh = Outcome(in_memory([]), Place("there", "what"))
+    assert (fresh.copied, fresh.kept, fresh.bytes, fresh.complete) == (0, 0, 0, True)
 
 
 # ------------------------------------------------------------------------------------- links, folders, further names
@@ -738,6 +911,86 @@ def test_what_was_made_is_made_and_counted_once(tmp_path: Path, linked: PosixSto
         assert {receipt.boot for receipt in receipts._kept.values()} == {now}, "nothing was synced"
         (tmp_path / "site/out/d1/f01").unlink() if copied == 32 else None
     assert same_tree(tmp_path / "from", tmp_path / "site/out") == []
+
+
+@spec("TRANSFER-30", "TRANSFER-17")
+def test_a_first_name_stays_proven_when_it_gets_further_ones(linked: PosixStore, target: PosixStore) -> None:
+    wanted, receipts, log = hashed(linked), MemoryReceipts(), list[tuple[str, bytes]]()
+    assert run_copies(linked, target, b"out", wanted, receipts, options=PROCESS).complete
+    assert run_copies(linked, Recording(target, log), b"out", wanted, receipts, options=PROCESS).complete
+    assert {verb for verb, _ in log} <= {"exists", "stamps", "wipe"}
+
+
+@spec("TRANSFER-26")
+@pytest.mark.parametrize("gone", [b"b", b"z", b""])
+def test_a_further_name_is_counted_once_beside_what_is_brought_again(
+    tmp_path: Path, target: PosixStore, gone: bytes
+) -> None:
+    """Its segment was recorded once already: whole, or (b'') without one file that failed then."""
+    source, receipts = PosixStore(tmp_path / "from"), MemoryReceipts()
+    for key in (b"a", b"b"):
+        source.write(key, [key])
+    source.make([Entry(b"z", FILE, target=b"a")])
+    wanted = hashed(source)
+    source.write(b"b", [b"b" if gone else b"?"])
+    assert run_copies(source, target, b"out", wanted, receipts, options=PROCESS).complete == bool(gone)
+    source.write(b"b", [b"b"])
+    if gone:
+        target.below(b"out").delete(gone)
+    progress = Progress()
+    assert run_copies(source, target, b"out", wanted, receipts, options=PROCESS, progress=progress).complete
+    assert (progress.files, progress.files_total) == (3, 3)
+
+
+@spec("TRANSFER-1", "TRANSFER-13")
+def test_what_a_receipt_vouches_for_is_left_alone_beside_what_is_adopted(tmp_path: Path, target: PosixStore) -> None:
+    source, receipts, log = PosixStore(tmp_path / "from"), MemoryReceipts(), list[tuple[str, bytes]]()
+    for key in (b"a", b"b", b"c"):
+        source.write(key, [key])
+    source.make([Entry(b"z", LINK, target=b"a")])
+    wanted = hashed(source)
+    assert run_copies(source, target, b"out", wanted, receipts, options=PROCESS).complete
+    target.below(b"out").write(b"b", [b"b"])
+    outcome = run_copies(source, Recording(target, log), b"out", wanted, receipts, options=PROCESS)
+    assert (outcome.complete, outcome.copied, outcome.kept) == (True, 0, 3)
+    assert [key for verb, key in log if verb == "fetch.item"] == [b"b"]
+    assert "stat" not in [verb for verb, _ in log]
+
+
+@spec("TRANSFER-13", "TRANSFER-18")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(Denied("no", code="no-access"), "target-differs"), (Unavailable("no", code="service-down"), "service-down")],
+)
+def test_what_cannot_be_compared_differs(source: PosixStore, target: PosixStore, error: DlsError, told: str) -> None:
+    """A large file of unknown digest lies there, and its source cannot be read: what all would meet ends it as such."""
+    target.write(b"out/middle", source.read(b"middle"))
+    shut = Doing(source, failing("read", error, b"middle", times=9))
+    with pytest.raises(DlsError) as raised:
+        run_copies(shut, target, b"out", listed(source), MemoryReceipts(), options=PROCESS)
+    assert raised.value.code == told
+
+
+@spec("TRANSFER-22")
+def test_evidence_that_was_dropped_meanwhile_is_not_hardened(source: PosixStore, target: PosixStore) -> None:
+    wanted, receipts = hashed(source), MemoryReceipts()
+    place = run_copies(source, target, b"out", wanted, receipts, options=PROCESS).place
+
+    def drop(verb: str, _: bytes) -> None:
+        if verb == "sync":
+            receipts.drop(place)
+
+    assert run_copies(source, Doing(target, drop), b"out", wanted, receipts).complete
+    assert receipts._kept == {}
+
+
+@spec("TRANSFER-25")
+def test_a_manifest_whose_evidence_was_dropped_is_told(source: PosixStore, target: PosixStore) -> None:
+    receipts = MemoryReceipts()
+    outcome = run_copies(source, target, b"out", listed(source), receipts, options=PROCESS)
+    receipts.drop(outcome.place)
+    with pytest.raises(DlsError):
+        outcome.manifest.load(outcome.manifest.refs[0].digest)
 
 
 @spec("TRANSFER-2")

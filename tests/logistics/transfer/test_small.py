@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from dls.logistics import digest as digests
 from dls.logistics.entry import FILE, Entry
-from dls.logistics.errors import Denied
+from dls.logistics.errors import Denied, DlsError, Unavailable
 from dls.logistics.segment import Segment
 from dls.logistics.stores.memory import MemoryStore
-from dls.logistics.testing.faults import Faulty
+from dls.logistics.testing.faults import Around, Faulty
 from dls.logistics.testing.spec import spec
 from dls.logistics.transfer import small
 from dls.logistics.transfer.progress import Progress
@@ -79,3 +80,51 @@ def test_a_body_of_another_length_is_another_source(memory: Callable[[], MemoryS
     assert short.fired
     assert [error.code for error in work.errors.values()] == ["source-changed"]
     assert target.stamps([b"a"]) == [b""]
+
+
+class _Answering(Around):
+    """Answers the fetch, or the put, of each file with an error."""
+
+    def __init__(self, inner: MemoryStore, error: DlsError) -> None:
+        super().__init__(inner)
+        self.error = error
+
+    def _fetched(self, answers: Any, keys: dict[int, bytes]) -> Any:
+        return (got._replace(error=self.error, body=b"") for got in answers)
+
+    def put(self, items: Any) -> Any:
+        return (done._replace(error=self.error) for done in super().put(items))
+
+
+@spec("TRANSFER-18")
+def test_what_every_file_would_meet_ends_the_batch(memory: Callable[[], MemoryStore]) -> None:
+    source, segment = memory(), Segment.of([Entry(b"a", FILE, 1), Entry(b"b", FILE, 1)])
+    for key in segment.paths:
+        source.write(key, [b"x"])
+    down, denied = Unavailable("no", code="wrong-credentials"), Denied("no", code="no-access")
+    work = Small(_Answering(source, down), memory(), segment, Progress(), lambda: None)
+    with pytest.raises(Unavailable):
+        work.run([0, 1], 0)
+    work = Small(_Answering(source, denied), memory(), segment, Progress(), lambda: None)
+    work.run([0, 1], 0)
+    assert list(work.errors) == [0, 1], "one file's own affair at the source"
+    work = Small(source, _Answering(memory(), denied), segment, Progress(), lambda: None)
+    with pytest.raises(Denied):
+        work.run([0, 1], 0)
+
+
+@spec("TRANSFER-21")
+def test_nothing_is_put_once_it_was_given_up(memory: Callable[[], MemoryStore]) -> None:
+    source, target, segment = memory(), memory(), Segment.of([Entry(b"a", FILE, 1), Entry(b"b", FILE, 1)])
+    for key in segment.paths:
+        source.write(key, [b"x"])
+    asked: list[None] = []
+
+    def alive() -> None:
+        asked.append(None)
+        if len(asked) == 2:
+            raise Unavailable("given up", code="stalled")
+
+    with pytest.raises(Unavailable):
+        Small(source, target, segment, Progress(), alive).run([0, 1], 0)
+    assert target.stamps([b"b"]) == [b""]

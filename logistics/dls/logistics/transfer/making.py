@@ -39,8 +39,7 @@ def make_rest(transfer: Transfer, numbers: Sequence[int], starts: Sequence[bytes
             transfer.alive()
             at.make([segment.entry(i) for i in reversed(_missing(transfer, segment)[0]) if segment.kinds[i] == FOLDER])
             transfer.tick()
-    if numbers:
-        transfer.landing.dirty = True
+    if numbers:  # after `bring`, which said that there is something to sync
         transfer.landing.sync()
     for number in sorted({*numbers, *firsts}):
         _restamp(transfer, _load(transfer, number), firsts.get(number, ()))

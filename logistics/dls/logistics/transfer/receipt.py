@@ -94,14 +94,14 @@ def decode_stamps(data: bytes, count: int) -> list[bytes]:
             if blank in out:
                 out = [b"" if s == blank else s for s in out]
         else:
+            if width != count:
+                raise Corrupt(f"{width} stamps, expected {count}", code="state-damaged")
             for _ in range(count):
                 (length,) = struct.unpack_from("<H", data, at)
                 out.append(data[at + 2 : at + 2 + length])
                 at += 2 + length
     except (zlib.error, struct.error) as exc:
         raise Corrupt(f"damaged stamps: {exc}", code="state-damaged") from exc
-    if len(out) != count:
-        raise Corrupt(f"{len(out)} stamps, expected {count}", code="state-damaged")
     return out
 
 
