@@ -211,6 +211,11 @@ def sqlite(dls: Dls) -> Check:
 def libraries() -> list[Check]:
     """Python packages that some parts need."""
     checks = [Check("s3", State.OK, "built in, nothing to install")]
+    if find_spec("zstandard") and find_spec("xxhash"):
+        checks.append(Check("images", State.OK, "zstandard and xxhash are installed"))
+    else:
+        remedy = "pip install 'dls[images]'; needed only for dls pack, mount and the like"
+        checks.append(Check("images", State.MISSING, "no zstandard or no xxhash", remedy))
     if find_spec("psycopg"):
         return [*checks, Check("postgresql", State.OK, "psycopg is installed")]
     remedy = "pip install 'psycopg[binary]'; needed only for state in PostgreSQL"

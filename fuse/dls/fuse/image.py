@@ -31,6 +31,8 @@ from dls.logistics.stores.posix_errors import ours
 
 _FRAMES_KEPT: Final = 256
 _BLOCKS_KEPT: Final = 64
+_AHEAD: Final = 256 << 20
+"""Bytes of an index that the kernel is asked to bring at once."""
 _MARK: Final = ~LOW
 _MIN_RECORD: Final = HEAD
 
@@ -351,6 +353,8 @@ def open_image(path: str) -> Image:
             raise _foreign(path)
         if not FOOTER.size < whole <= source.size:
             raise damaged("it says a size that cannot be", store=path)
+        if whole <= _AHEAD:  # soon wanted, and quicker in one sweep than page by page
+            os.posix_fadvise(source.fd, source.size - whole, whole, os.POSIX_FADV_WILLNEED)
         index = Index(mapped(source.fd, source.size - whole, whole))
         image = index.header.image
         if (

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import mmap
 import struct
-import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
+from zlib import crc32
 
 from dls.fuse.codec import Packer, sum_of
+from dls.fuse.records import HASHED, SPREAD, WIDE
 from dls.fuse.spool import Spool
 from dls.logistics import digest as digests
 from dls.logistics.errors import Corrupt, Unsupported
@@ -39,8 +40,7 @@ _SLOTS_AT_ONCE = 1 << 13
 
 def hash_of(name: bytes, parent: int) -> int:
     """64 bits: where a name under the folder with this inode number is looked for, and its mark in the slot."""
-    low = zlib.crc32(name, parent)
-    return (low * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    return crc32(name, parent) * SPREAD & WIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +95,10 @@ class Names:
     def __init__(self, spool: Spool) -> None:
         self._spool, self.count = spool, 0
 
-    def add(self, hashed: int, position: int) -> None:
-        """A name (see `hash_of`) and where its record lies."""
-        self._spool.add(struct.pack("<QQ", hashed, position >> 3))
-        self.count += 1
+    def add(self, rows: bytes) -> None:
+        """Rows of HASHED, one a name."""
+        self._spool.add(rows)
+        self.count += len(rows) // HASHED.size
 
     @property
     def slots(self) -> int:
@@ -110,7 +110,7 @@ class Names:
         slots = self.slots
         table, mask = array("Q", bytes(8 * slots)), slots - 1
         for chunk in self._spool:
-            for hashed, node in struct.iter_unpack("<QQ", chunk):
+            for hashed, node in HASHED.iter_unpack(chunk):
                 at = hashed >> 20 & mask
                 while table[at]:
                     at = at + 1 & mask

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from dls.fuse import records, squashfs
 from dls.fuse.codec import Packer, sum_of
-from dls.fuse.index import EXTENT, Names, frame_packer, hash_of
+from dls.fuse.index import EXTENT, Names, frame_packer
 from dls.fuse.source import Item
 from dls.fuse.spool import Rows, Spool
 from dls.fuse.work import Form
@@ -222,9 +222,8 @@ class Layout:
         # SquashFS gives the root a parent that no inode has.
         parent = folder.parent or self._number + 1
         block, offset, size = self.tables.folder(node, parent, self._listing(folder))
-        position, length = self.space.listing(
-            self._records(folder), lambda record, at: self._placed(record, at, number)
-        )
+        position, length, rows = self.space.listing(self._records(folder), number)
+        self.names.add(rows)
         generation = (own_xattr + 1 << 40) | position >> 3
         name = item.path[item.path.rfind(b"/") + 1 :]
         record = records.pack(
@@ -258,10 +257,6 @@ class Layout:
         yield records.pack(b".", 0, *nothing, folder.number, 0, 0, item.mtime_ns, item.mode, 2, 0, 0, 0, 0)
         yield records.pack(b"..", 0, *nothing, parent, 0, 0, 0, 0o040000, 2, 0, 0, 0, 0)
         yield from folder.rows
-
-    def _placed(self, record: bytes, at: int, parent: int) -> None:
-        size = int.from_bytes(record[records.NAME_SIZE : records.NAME_SIZE + 4], "little")
-        self.names.add(hash_of(record[records.HEAD : records.HEAD + size], parent), at)
 
     def settled(self) -> bool:
         """Whether every hard-link group has as many names as its inode says."""

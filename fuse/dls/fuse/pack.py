@@ -8,6 +8,7 @@ synced and read back, or not at all.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -76,7 +77,18 @@ def pack(
 
     Exists where there is one already; Conflict where the source changes meanwhile.
     """
-    begun = time.monotonic()
+    begun, collects = time.monotonic(), gc.isenabled()
+    gc.disable()  # millions of small tuples, none in a cycle: looking through them takes a tenth of the time
+    try:
+        return _packed(source, image, options, progress or Progress(), alive)._replace(seconds=time.monotonic() - begun)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _packed(
+    source: str | bytes, image: str | bytes, options: Options, progress: Progress, alive: Callable[[], None]
+) -> Result:
     root, path = os.path.abspath(os.fsencode(source)), os.path.abspath(os.fsencode(image))
     shown = os.fsdecode(path)
     if os.path.lexists(path) and not options.replace:
@@ -87,7 +99,6 @@ def pack(
             store=shown,
         )
     counts: dict[Any, int] = {}
-    progress = progress or Progress()
     try:
         while True:
             target = _Target(path)
@@ -97,7 +108,7 @@ def pack(
                 if made.settled():
                     result = made.finish()
                     target.appear(options.replace)
-                    return result._replace(seconds=time.monotonic() - begun)
+                    return result
                 # Some names of hard links lie outside of what is packed: now it is known how many lie inside.
                 counts = made.layout.found
             finally:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
+from zlib import crc32
 
 FRAME: Final = 1 << 16
 """Bytes of space in a frame."""
@@ -36,6 +37,10 @@ assert RECORD.size == HEAD
 NODE, GENERATION, TAIL, INO, SIZE, BLOCKS, MTIME, MTIME_NS, MODE = 0, 8, 32, 40, 48, 56, 72, 92, 100
 NLINK, UID, GID, RDEV, DIRENT_INO, OFF, NAME_SIZE, TYPE = 104, 108, 112, 116, 128, 136, 144, 148
 """Where fields begin inside a record."""
+HASHED: Final = struct.Struct("<QQ")
+SPREAD: Final = 0x9E3779B97F4A7C15
+WIDE: Final = (1 << 64) - 1
+"""A name's hash is its CRC-32, begun with the inode number of its folder, times SPREAD, 64 bits of it."""
 U64: Final = struct.Struct("<Q")
 U32: Final = struct.Struct("<I")
 _ATTR: Final = struct.Struct("<QQQqqqIIIIIIII")
@@ -156,12 +161,13 @@ class Space:
         self._frame += U64.pack(at >> 3) + record[8:]
         return at
 
-    def listing(self, records: Iterator[bytes], placed: Callable[[bytes, int], None]) -> tuple[int, int]:
+    def listing(self, records: Iterator[bytes], parent: int) -> tuple[int, int, bytes]:
         """Put a folder: each record gets its cookie, and its number where it has none (0) and is not `.` or `..`.
 
-        `placed` is told each record's bytes and position.  Returns (position, bytes) of the listing, the gaps at the
-        ends of frames included.
+        Returns (position, bytes) of the listing, the gaps at the ends of frames included, and a row of HASHED for
+        each name: its hash under the inode number `parent`, and its position / 8.
         """
+        rows, hashed = bytearray(), HASHED.pack
         start = -1
         frame = self._frame
         for number, record in enumerate(records):
@@ -177,8 +183,9 @@ class Space:
             if number > 1:
                 if not U64.unpack_from(record, NODE)[0]:
                     U64.pack_into(frame, inside, at >> 3)
-                placed(record, at)
-        return start, self.here - start
+                name = record[HEAD : HEAD + U32.unpack_from(record, NAME_SIZE)[0]]
+                rows += hashed(crc32(name, parent) * SPREAD & WIDE, at >> 3)
+        return start, self.here - start, bytes(rows)
 
     def finish(self) -> int:
         """Close the last frame, which is shorter; returns the bytes of space."""

@@ -49,6 +49,8 @@ class _Job:
     digests: bytes | None = None
     known: list[int] = field(default_factory=list)
     """For each file: the number of its content."""
+    places: list[Place] = field(default_factory=list)
+    """Of the contents that this job brings, in order."""
     fresh: bytes = b""
     """For each file: whether this job brings its content."""
     packed: Packed | None = None
@@ -281,7 +283,8 @@ class Road:
                 count = -(-file.size // self._form.block)
                 holes = self._holes(packed.stored[first : first + count], file.size)
                 place = Place(starts[first], base + first, holes, squashfs.NONE, records.NO_TAIL, 0, count)
-            self._places.add(_PLACE.pack(*place))
+            job.places.append(place)
+        self._places.add(b"".join([_PLACE.pack(*place) for place in job.places]))
 
     def _holes(self, stored: list[int], size: int) -> int:
         """Bytes that are not stored."""
@@ -299,7 +302,7 @@ class Road:
                 yield self._large_done(large)
             return
         place_of, known, number, files, size = _PLACE.size, job.known, 0, 0, 0
-        found = job.digests or b""
+        found, places = job.digests or b"", iter(job.places)
         for item in job.items:
             if item.mode & 0o170000 != 0o100000:
                 entry = self._other(item)
@@ -311,9 +314,12 @@ class Road:
             if item.group is not None and item.group in self._group_entries:
                 digest, blocks = self._group_entries[item.group]
             elif item.size:
-                self.twice += not job.fresh[number]
+                if job.fresh[number]:
+                    place = next(places)
+                else:
+                    self.twice += 1
+                    place = Place(*_PLACE.unpack(self._places.at(known[number] * place_of, place_of)))
                 digest = found[32 * number : 32 * number + 32]
-                place = Place(*_PLACE.unpack(self._places.at(known[number] * place_of, place_of)))
                 number += 1
             yield self._file(item, place, digest, blocks)
         self._progress.settled(files, size)

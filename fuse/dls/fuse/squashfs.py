@@ -161,14 +161,16 @@ class Tables:
     # ------------------------------------------------------------------------------------- small tables
 
     def _id(self, number: int) -> int:
-        i = self._ids.setdefault(number, len(self._ids))
-        if i > 0xFFFF:
-            raise Unsupported(
-                "an image holds at most 65,536 different owners and groups",
-                code="too-many-owners",
-                remedy="pack with --owner 0:0",
-            )
-        return i
+        found = self._ids.get(number)
+        if found is None:
+            found = self._ids[number] = len(self._ids)
+            if found > 0xFFFF:
+                raise Unsupported(
+                    "an image holds at most 65,536 different owners and groups",
+                    code="too-many-owners",
+                    remedy="pack with --owner 0:0",
+                )
+        return found
 
     def fragment(self, start: int, stored: int) -> int:
         """Add a fragment block, `stored` with RAW where it is; returns its number."""
@@ -200,13 +202,14 @@ class Tables:
         here = self._inodes.here()
         self._inodes.add(data)
         self._count += 1
-        self._newest = max(self._newest, mtime)
+        if mtime > self._newest:
+            self._newest = mtime
         return here
 
     def file(self, node: Node, size: int, where: Where) -> tuple[int, int]:
         """The inode of a regular file; returns where it lies: (block, offset)."""
         owner, group = self._id(node.uid), self._id(node.gid)
-        sizes = array("I", where.sizes).tobytes()
+        sizes = array("I", where.sizes).tobytes() if where.sizes else b""
         if node.nlink == 1 and node.xattr == NONE and not where.holes and where.start < 1 << 32 and size < 1 << 32:
             head = _REG.pack(
                 FILE, node.mode, owner, group, node.mtime, node.number,

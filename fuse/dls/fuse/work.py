@@ -7,6 +7,7 @@ stored sizes, `write` puts it where it was told to lie.  So bytes never pass thr
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -230,6 +231,7 @@ def untold(message: dict[str, Any]) -> DlsError:
 
 def main() -> None:
     """A worker process: messages come and go over the connection whose number is the first argument."""
+    gc.disable()  # nothing here is in a cycle
     pipe = Connection(int(sys.argv[1]))
     root, target, form = pipe.recv()
     worker = Worker(root, target, Form(*form))
