@@ -129,6 +129,19 @@ def test_rate_and_time_to_go() -> None:
     assert (meter.look().files, meter.look().bytes, meter.look().share) == (0, 0, 0.0)
 
 
+@pytest.mark.spec("CLI-4")
+def test_the_time_to_go_has_an_interval() -> None:
+    now = [0.0]
+    progress = Progress(phase="copying", files_total=1, bytes_total=10_000)
+    meter = Meter(progress, lambda: now[0])
+    meter.look()
+    for second, size in ((1, 100), (2, 200), (3, 600), (4, 1000)):
+        now[0], progress.bytes = float(second), size
+        figures = meter.look()
+    assert figures.eta_s == 9000 / 250
+    assert (figures.eta_low_s, figures.eta_high_s) == (9000 / 400, 9000 / 100)
+
+
 def test_a_bar_fits_its_line() -> None:
     for width in (0, 10, 40, 80, 200):
         assert len(bar(HALF, width)) <= max(0, width - 1)

@@ -94,10 +94,13 @@ def test_running_steps_say_how_far_and_for_whom_they_wait(world: World) -> None:
     run = world.submit(StageIn(at, "scratch"))
     step = replace(run.steps["stage-in"], state="running")
     now = replace(run, state=RunState.RUNNING, steps={"stage-in": step})
-    figures = {"phase": "copying", "files": 5, "files_total": 1000, "eta_s": 12.5}
+    figures = {"phase": "copying", "files": 5, "files_total": 1000, "eta_s": 12.5, "eta_low_s": 10, "eta_high_s": 20.0}
     reasons = explain(now, Around(10**18, figures=figures))
     assert [r.waits_for for r in reasons] == ["carried by the process that asked", "copying: 5 of 1,000 files"]
     assert [r.until_ns for r in reasons] == [10**18 + 12_500_000_000] * 2
+    assert [r.between_ns for r in reasons] == [(10**18 + 10**10, 10**18 + 2 * 10**10)] * 2
+    del figures["eta_low_s"], figures["eta_high_s"]
+    assert {explain(now, Around(10**18, figures=figures))[0].between_ns} == {(10**18 + 12_500_000_000,) * 2}
     with world.context.needs.claim(b"c" * 32, "scratch/default", "OTHER") as held:
         other = world.context.needs.claim(b"c" * 32, "scratch/default", run.id)
         reasons = explain(now, Around(10**18, needs=world.context.needs.list()))

@@ -35,6 +35,9 @@ class Figures:
     """None while nothing moved."""
     eta_s: float | None
     """Seconds to go at this rate; None where not known."""
+    eta_low_s: float | None = None
+    eta_high_s: float | None = None
+    """The same at the better and at the worse rate of the halves of the window."""
 
     @property
     def share(self) -> float | None:
@@ -44,10 +47,12 @@ class Figures:
 
     def to_json(self) -> dict[str, Any]:
         """The figures as programs read them."""
-        rounded = {"bytes_per_s": self.bytes_per_s, "eta_s": self.eta_s}
+        rounded = {k: getattr(self, k) for k in ("bytes_per_s", "eta_s", "eta_low_s", "eta_high_s")}
         return asdict(self) | {k: None if v is None else round(v, 1) for k, v in rounded.items()}
 
 
+Reading = tuple[float, int, int]
+"""When, files, bytes."""
 FIGURES = tuple(field.name for field in fields(Figures))
 
 
@@ -57,7 +62,7 @@ class Meter:
 
     def __init__(self, progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
         self._progress, self._clock = progress, clock
-        self._readings: deque[tuple[float, int, int]] = deque()
+        self._readings: deque[Reading] = deque()
         self._base = (0, 0, 0)
 
     def again(self) -> None:
@@ -74,19 +79,29 @@ class Meter:
         readings.append((now, files, size))
         while len(readings) > 2 and now - readings[0][0] > WINDOW_S:
             readings.popleft()
-        since, first_files, first_bytes = readings[0]
-        took = now - since
-        bytes_per_s = (size - first_bytes) / took if took > 0 and size > first_bytes else None
-        files_per_s = (files - first_files) / took if took > 0 and files > first_files else None
-        waits = [
-            left / rate
-            for left, rate in ((p.bytes_total - size, bytes_per_s), (p.files_total - files, files_per_s))
-            if left > 0 and rate
-        ]
-        known = p.bytes_total > size or p.files_total > files
-        eta = max(waits) if waits else (None if known or not took else 0.0)
+        first, middle, last = readings[0], readings[len(readings) // 2], readings[-1]
+        bytes_per_s, eta = self._pace(first, last)
+        others = [eta, self._pace(first, middle)[1], self._pace(middle, last)[1]]
+        known = [one for one in others if one is not None]
+        low, high = (min(known), max(known)) if eta is not None else (None, None)
         kept = max(0, p.kept - kept0)
-        return Figures(p.phase, files, p.files_total, size, p.bytes_total, kept, p.failed, bytes_per_s, eta)
+        return Figures(
+            p.phase, files, p.files_total, size, p.bytes_total, kept, p.failed, bytes_per_s, eta, low, high
+        )  # fmt: skip
+
+    def _pace(self, first: Reading, last: Reading) -> tuple[float | None, float | None]:
+        """Bytes a second between two readings, and the seconds to go from now on at that rate."""
+        p, (_, files, size) = self._progress, self._readings[-1]
+        took, more_files, more_bytes = (b - a for a, b in zip(first, last, strict=True))
+        bytes_per_s = more_bytes / took if took > 0 and more_bytes > 0 else None
+        files_per_s = more_files / took if took > 0 and more_files > 0 else None
+        left_bytes, left_files = p.bytes_total - size, p.files_total - files
+        waits = [
+            left / rate for left, rate in ((left_bytes, bytes_per_s), (left_files, files_per_s)) if left > 0 and rate
+        ]
+        if waits:
+            return bytes_per_s, max(waits)
+        return bytes_per_s, None if left_bytes > 0 or left_files > 0 or not took else 0.0
 
 
 def counted(figures: Figures) -> str:

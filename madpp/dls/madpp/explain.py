@@ -36,10 +36,14 @@ class Reason:
     until_ns: int = 0
     """When it is expected, or looked at again; 0 where nobody can say."""
     help: str = ""
+    between_ns: tuple[int, int] = (0, 0)
+    """When it is expected at the earliest and at the latest, where that is an estimate."""
 
     def to_json(self) -> dict[str, Any]:
         """The reason as programs read it."""
-        return {name: getattr(self, name) for name in ("subject", "state", "waits_for", "since_ns", "until_ns", "help")}
+        names = ("subject", "state", "waits_for", "since_ns", "until_ns", "help")
+        low, high = self.between_ns
+        return {name: getattr(self, name) for name in names} | {"until_low_ns": low, "until_high_ns": high}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ def _run(run: Run, around: Around) -> Reason:
     by = f"carried by {run.slot}" if run.slot else "carried by the process that asked"
     if run.cancelling:
         return Reason("run", run.state.value, f"{by}, which was told to stop", run.started_ns)
-    return Reason("run", run.state.value, by, run.started_ns, _expected(around))
+    return Reason("run", run.state.value, by, run.started_ns, *_expected(around))
 
 
 def _queued(run: Run, around: Around) -> Reason:
@@ -93,9 +97,15 @@ def _queued(run: Run, around: Around) -> Reason:
     return Reason("run", run.state.value, f"a worker; {count}{before}", run.started_ns, help=help)
 
 
-def _expected(around: Around) -> int:
-    left = (around.figures or {}).get("eta_s")
-    return around.now_ns + int(float(left) * 1e9) if left else 0
+def _expected(around: Around) -> tuple[int, str, tuple[int, int]]:
+    """(when, nothing that would help, between when and when), as the carrier's figures say."""
+    figures = around.figures or {}
+    left = figures.get("eta_s")
+    if not left:
+        return 0, "", (0, 0)
+    low, high = figures.get("eta_low_s") or left, figures.get("eta_high_s") or left
+    at, earliest, latest = (around.now_ns + int(float(s) * 1e9) for s in (left, low, high))
+    return at, "", (earliest, latest)
 
 
 def _steps(run: Run, around: Around) -> Iterator[Reason]:
@@ -135,7 +145,7 @@ def _under_way(run: Run, name: str, since_ns: int, around: Around) -> Reason:
     done, total = figures.get("files", 0), figures.get("files_total", 0)
     doing = str(figures.get("phase") or "its work")
     what = f"{doing}: {done:,} of {total:,} files" if total else doing
-    return Reason(f"step {name}", "running", what, since_ns, _expected(around))
+    return Reason(f"step {name}", "running", what, since_ns, *_expected(around))
 
 
 # ------------------------------------------------------------------------------------------------ one file

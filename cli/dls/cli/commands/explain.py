@@ -49,7 +49,9 @@ def _until(row: Mapping[str, Any]) -> str:
     if not row["until_ns"]:
         return ""
     left = (row["until_ns"] - row["now_ns"]) / 1e9
-    return f"in {show_duration(left)}" if 0 < left < 86_400 else iso(row["until_ns"])
+    said = f"in {show_duration(left)}" if 0 < left < 86_400 else iso(row["until_ns"])
+    low, high = ((row[k] - row["now_ns"]) / 1e9 for k in ("until_low_ns", "until_high_ns"))
+    return f"{said} ({show_duration(max(0.0, low))} to {show_duration(high)})" if low < high else said
 
 
 _COLUMNS = (
