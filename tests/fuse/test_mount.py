@@ -20,6 +20,7 @@ import pytest
 
 from components import trees
 from dls.fuse import mounting, source
+from dls.fuse.image import open_image
 from dls.fuse.pack import Options, pack
 from dls.logistics.errors import Conflict, DlsError, NotFound
 
@@ -52,7 +53,9 @@ def ours(image: str, folder: Path, **options: object) -> Iterator[int]:
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
     log = f"{folder}.log"
-    keeper = mounting.in_background(image, str(folder), mounting.MountOptions(**options), log)  # type: ignore[arg-type]
+    keeper = mounting.in_background(
+        image, lambda: open_image(image), str(folder), mounting.MountOptions(**options), log
+    )  # type: ignore[arg-type]
     try:
         yield keeper
     finally:
@@ -179,7 +182,9 @@ def test_an_ordinary_user_mounts(tree: Path, image: str, tmp_path: Path) -> None
             os.setgroups([])
             os.setgid(NOBODY)
             os.setuid(NOBODY)
-            keeper = mounting.in_background(image, str(found), mounting.MountOptions(), str(tmp_path / "x" / "none"))
+            keeper = mounting.in_background(
+                image, lambda: open_image(image), str(found), mounting.MountOptions(), str(tmp_path / "x" / "none")
+            )
             del keeper
             assert (found / "a0").read_bytes() == b"beside"
             assert not trees.differences(found / "many", found / "many")

@@ -47,6 +47,10 @@ class Source(Protocol):
         """`size` bytes from `offset`, fewer at the end."""
         ...
 
+    def again(self, offset: int, size: int) -> bytes:
+        """The same, past whatever is kept on the way: what came was damaged."""
+        ...
+
     def close(self) -> None:
         """Let go of it."""
         ...
@@ -72,6 +76,10 @@ class LocalFile:
         while 0 < len(data) < size and (more := os.pread(self.fd, size - len(data), offset + len(data))):
             data += more
         return data
+
+    def again(self, offset: int, size: int) -> bytes:
+        """As `at`: nothing is kept on the way."""
+        return self.at(offset, size)
 
     def close(self) -> None:
         """Close the file."""
@@ -250,6 +258,8 @@ class Image:
         if not size:
             return bytes(plain)
         data = self.source.at(at, size)
+        if len(data) != size or sum_of(data) != check:
+            data = self.source.again(at, size)
         if len(data) != size or sum_of(data) != check:
             raise Corrupt(
                 f"{self.source.name} is damaged at byte {at} ({size} bytes)",

@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from dls.fuse.image import open_image
+from dls.fuse.image import Image
 from dls.fuse.server import READ_AHEAD, Server
 from dls.logistics.errors import Conflict, Denied, DlsError, NotFound, Unavailable, Unsupported
 from dls.logistics.stores.posix_errors import ours
@@ -190,22 +190,23 @@ def _alive(folder: str) -> bool:
 # ------------------------------------------------------------------------------------------------------------- serving
 
 
-def serve(path: str, folder: str, fd: int, options: MountOptions, told: Callable[[str], None]) -> None:
+Opener = Callable[[], Image]
+"""Opens the image; each server does it for itself."""
+
+
+def serve(opener: Opener, folder: str, fd: int, options: MountOptions, told: Callable[[str], None]) -> None:
     """Keep a mount until it is gone: start servers, replace those that die, unmount on the way out."""
-    folder = os.path.abspath(folder)
-    beats = mmap.mmap(-1, mmap.PAGESIZE)
-    keeper = _Keeper(path, folder, fd, options, told, beats)
-    keeper.run()
+    _Keeper(opener, os.path.abspath(folder), fd, options, told).run()
 
 
 class _Keeper:
     """Holds the descriptor and the servers."""
 
     def __init__(
-        self, path: str, folder: str, fd: int, options: MountOptions, told: Callable[[str], None], beats: mmap.mmap
+        self, opener: Opener, folder: str, fd: int, options: MountOptions, told: Callable[[str], None]
     ) -> None:
-        self._path, self._folder, self._fd, self._options, self._told = path, folder, fd, options, told
-        self._beats = beats
+        self._opener, self._folder, self._fd, self._options, self._told = opener, folder, fd, options, told
+        self._beats = mmap.mmap(-1, mmap.PAGESIZE)
         self._children: dict[int, int] = {}
         self._over = False
         self._deaths = 0
@@ -272,7 +273,7 @@ class _Keeper:
         def beat() -> None:
             pack_into("d", beats, at, now())
 
-        with open_image(self._path) as image:
+        with self._opener() as image:
             Server(image, clone, self._told).run(beat if self._options.idle_s else lambda: None)
 
     def _wait(self) -> None:
@@ -313,16 +314,19 @@ class _Keeper:
                 self._over = True
 
 
-def in_background(path: str, folder: str, options: MountOptions, log: str) -> int:
-    """Mount, and serve by a process that outlives this one; returns its number once the mount answers."""
-    with open_image(path):
+def in_background(name: str, opener: Opener, folder: str, options: MountOptions, log: str) -> int:
+    """Mount, and serve by a process that outlives this one; returns its number once the mount answers.
+
+    `name` is what the kernel shows as the source.
+    """
+    with opener():
         pass  # a bad image is told here, to whoever asked
-    fd = mount(path, folder, options)
+    fd = mount(name, folder, options)
     child = os.fork()
     if child == 0:
         try:
             _detach(log)
-            serve(path, folder, fd, options, _log)
+            serve(opener, folder, fd, options, _log)
         except BaseException as problem:  # noqa: BLE001 - the last line of a process
             _log(f"{type(problem).__name__}: {problem}")
         finally:

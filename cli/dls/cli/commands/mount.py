@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from functools import partial
 
 import click
 
@@ -13,7 +14,7 @@ from dls.cli.front import Front
 from dls.cli.images import needs, opened
 from dls.cli.words import place
 from dls.logistics import digest as digests
-from dls.logistics.duration import read_duration
+from dls.logistics.duration import read_duration, read_size
 
 
 @verb("mount")
@@ -22,29 +23,48 @@ from dls.logistics.duration import read_duration
 @click.option("--foreground", "-f", is_flag=True, help="Serve until it is unmounted; messages to standard error.")
 @click.option("--allow-other", is_flag=True, help="Other users may look too, as far as modes and owners let them.")
 @click.option("--servers", type=click.IntRange(1, 64), default=1, help="Processes that answer.")
+@click.option(
+    "--cache", default="", metavar="PATH", help="Where pieces of remote images are kept; shared by all mounts."
+)
+@click.option("--cache-size", default="10GB", metavar="SIZE", help="How much of them, of all images together.")
 @click.option("--idle-timeout", default="", metavar="PT10M", help="Unmount once nobody used it for so long.")
 def mount(
-    front: Front, image: str, folder: str, foreground: bool, allow_other: bool, servers: int, idle_timeout: str
+    front: Front,
+    image: str,
+    folder: str,
+    foreground: bool,
+    allow_other: bool,
+    servers: int,
+    cache: str,
+    cache_size: str,
+    idle_timeout: str,
 ) -> None:
-    """Mount an image on a folder; needs no root (fusermount3).  Every byte is checked when it is read."""
+    """Mount an image on a folder; needs no root (fusermount3).  Every byte is checked when it is read.
+
+    IMAGE is a file, or an address (s3://…, https://…): then only what is read is fetched.
+    """
     needs()
     from dls.fuse import mounting
 
     idle = read_duration(idle_timeout) if idle_timeout else 0
     options = mounting.MountOptions(allow_other or None, servers, float(idle))
-    path, folder = os.path.abspath(image), os.path.abspath(folder)  # noqa: PTH100 - links stay as they are written
+    name = image if "://" in image else os.path.abspath(image)  # noqa: PTH100 - links stay as they are written
+    folder = os.path.abspath(folder)  # noqa: PTH100
+    opener = partial(
+        opened, name, cache_folder=cache or str(front.folder / "cache" / "images"), cache_bytes=read_size(cache_size)
+    )
     started = time.monotonic()
     if foreground:
-        with opened(path):
+        with opener():
             pass
-        fd = mounting.mount(path, folder, options)
+        fd = mounting.mount(name, folder, options)
         front.out.tell("note", {"text": f"{folder} is mounted; end it with dls umount or Ctrl-C"})
-        mounting.serve(path, folder, fd, options, lambda text: front.out.tell("note", {"text": text}))
+        mounting.serve(opener, folder, fd, options, lambda text: front.out.tell("note", {"text": text}))
         return
-    keeper = mounting.in_background(path, folder, options, _log(front, folder))
-    facts = {"action": "mount", "image": path, "folder": folder, "keeper": keeper}
+    keeper = mounting.in_background(name, opener, folder, options, _log(front, folder))
+    facts = {"action": "mount", "image": name, "folder": folder, "keeper": keeper}
     took = time.monotonic() - started
-    front.out.result({**facts, "seconds": round(took, 3)}, folder, [f"{place(path)} is mounted on {place(folder)}"])
+    front.out.result({**facts, "seconds": round(took, 3)}, folder, [f"{place(name)} is mounted on {place(folder)}"])
 
 
 def _log(front: Front, folder: str) -> str:
