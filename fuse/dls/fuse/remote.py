@@ -2,7 +2,7 @@
 
     with open_remote(store, b"tree.sqfs", cache_folder="/tmp/pieces") as image: …
 
-A piece is 256 KiB of the image.  Reading in order fetches ahead, up to 4 MiB a request; neighbours that are missing come
+A piece is 256 KiB.  Reading in order fetches ahead, up to 4 MiB a request; neighbours that are missing
 in one request.  What comes is checked like what lies here: by the sums of the index, and the index by its own.
 """
 

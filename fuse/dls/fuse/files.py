@@ -1,0 +1,175 @@
+"""An image in Python, without a mount: paths as text, files as objects, all files as a sequence.
+
+    from dls.fuse.files import open_image
+    tree = open_image("tiles.sqfs")            # or s3://…, https://…
+    tree.listdir("2024"); tree.read("2024/a.tif"); tree.open("2024/a.tif").seek(10)
+    samples = tree.samples(lambda name: name.endswith(".tif"))   # len, [i]: for a PyTorch DataLoader, for instance
+
+What is opened may be pickled: the other process opens the image for itself.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from dls.fuse import image as images
+from dls.fuse.image import Image
+from dls.logistics.entry import FILE
+from dls.logistics.errors import Conflict
+from dls.logistics.url import parse
+
+if TYPE_CHECKING:
+    from dls.fuse.records import Attr
+
+
+class FileStat(NamedTuple):
+    """What a name in an image is."""
+
+    mode: int
+    """With the type, as in `st_mode`."""
+    size: int
+    mtime_ns: int
+    uid: int
+    gid: int
+    nlink: int
+
+
+class ImageFile(io.RawIOBase):
+    """One file of an image, read where one likes."""
+
+    def __init__(self, image: Image, attr: Attr, name: str) -> None:
+        super().__init__()
+        self._image, self._attr, self.name, self._at = image, attr, name, 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to an offset from the beginning, from here, or from the end."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._attr.size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"there is no offset {base + offset}")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer; how much came."""
+        view, done = memoryview(buffer).cast("B"), 0
+        for piece in self._image.pieces(self._attr, self._at, self._at + len(view)):
+            view[done : done + len(piece)] = piece
+            done += len(piece)
+        self._at += done
+        return done
+
+
+class Files:
+    """The tree in an image."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self.url, self._options = url, options
+        self._image: Image | None = None
+        self._owner = 0
+
+    @property
+    def image(self) -> Image:
+        """The image, opened by this process."""
+        if self._image is None or self._owner != os.getpid():
+            self._image, self._owner = _opened(self.url, **self._options), os.getpid()
+        return self._image
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "_options": self._options, "_image": None, "_owner": 0}
+
+    def listdir(self, path: str = "") -> list[str]:
+        """The names in a folder."""
+        return [os.fsdecode(name) for name in self.image.listdir(os.fsencode(path))]
+
+    def stat(self, path: str) -> FileStat:
+        """What a name is."""
+        attr = self.image.find(os.fsencode(path))
+        return FileStat(attr.mode, attr.size, attr.mtime_ns, attr.uid, attr.gid, attr.nlink)
+
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes `start … stop-1` of a file."""
+        return self.image.read(self._file(path), start, stop)
+
+    def open(self, path: str) -> io.BufferedReader:
+        """A file to read and seek in."""
+        return io.BufferedReader(ImageFile(self.image, self._file(path), path), 128 << 10)
+
+    def walk(self, path: str = "") -> Iterator[tuple[str, FileStat]]:
+        """Everything below a folder."""
+        for name, attr in self.image.walk(os.fsencode(path)):
+            yield os.fsdecode(name), FileStat(attr.mode, attr.size, attr.mtime_ns, attr.uid, attr.gid, attr.nlink)
+
+    def samples(self, wanted: Callable[[str], bool] = lambda name: True) -> Samples:
+        """The files whose names are wanted, in order of names."""
+        names = [os.fsdecode(entry.path) for entry in self.image.manifest if entry.kind == FILE]
+        return Samples(self, [name for name in names if wanted(name)])
+
+    def _file(self, path: str) -> Attr:
+        attr = self.image.find(os.fsencode(path))
+        if attr.mode >> 12 != 8:
+            raise Conflict(f"{path} is no file", code="not-a-file", key=path, remedy="look again at what is there")
+        return attr
+
+    def close(self) -> None:
+        """Let go of the image."""
+        image, self._image = self._image, None
+        if image is not None:
+            image.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Samples(Sequence[tuple[str, bytes]]):
+    """Files by number: (name, bytes)."""
+
+    def __init__(self, files: Files, names: list[str]) -> None:
+        self.files, self.names = files, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        name = self.names[i]
+        return name, self.files.read(name)
+
+
+def open_image(url: str, **options: Any) -> Files:
+    """The image in a file or at an address; a bad one is told now.  `options` are those of `dls.fuse.remote`."""
+    files = Files(url, **options)
+    files.image  # noqa: B018 - opens it
+    return files
+
+
+def _opened(url: str, **options: Any) -> Image:
+    at = parse(url, os.getcwd())
+    if at.scheme == "file":
+        return images.open_image(os.fsdecode(b"/" + at.path))
+    from dls.fuse.remote import open_remote
+    from dls.logistics.registry import open_store
+
+    above, key = at.parent
+    return open_remote(open_store(above), key, **options)
