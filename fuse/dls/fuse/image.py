@@ -356,31 +356,34 @@ def open_image(path: str) -> Image:
     """The image in a file on this machine; Invalid where it is none of ours."""
     source = LocalFile(path)
     try:
-        if source.size < SUPER.size + FOOTER.size:
-            raise _foreign(path)
-        magic, _, _, _, _, whole = FOOTER.unpack(source.at(source.size - FOOTER.size, FOOTER.size))
-        if magic != MAGIC:
-            raise _foreign(path)
-        if not FOOTER.size < whole <= source.size:
-            raise damaged("it says a size that cannot be", store=path)
-        if whole <= _AHEAD:  # soon wanted, and quicker in one sweep than page by page
-            os.posix_fadvise(source.fd, source.size - whole, whole, os.POSIX_FADV_WILLNEED)
-        index = Index(mapped(source.fd, source.size - whole, whole))
-        image = index.header.image
-        if (
-            image.get("bytes") != source.size - whole
-            or digests.text(digests.of(source.at(0, SUPER.size))) != image["super"]
-        ):
-            raise Corrupt(
-                f"the index in {path} belongs to another image", code="bad-image", remedy="get the image again"
-            )
-        return Image(source, index)
+        size = index_size(source.at(max(0, source.size - FOOTER.size), FOOTER.size), source)
+        if size <= _AHEAD:  # soon wanted, and quicker in one sweep than page by page
+            os.posix_fadvise(source.fd, source.size - size, size, os.POSIX_FADV_WILLNEED)
+        return matched(source, Index(mapped(source.fd, source.size - size, size)))
     except BaseException:
         source.close()
         raise
 
 
-def _foreign(path: str) -> Invalid:
-    return Invalid(
-        f"{path} is no image of ours, or was cut short", code="not-an-image", remedy="pack it: dls pack FOLDER IMAGE"
+def index_size(end: bytes, source: Source) -> int:
+    """Bytes of the index, as the end of the image says; Invalid where it is none of ours."""
+    if len(end) >= FOOTER.size:
+        magic, *_, size = FOOTER.unpack(end[-FOOTER.size :])
+        if magic == MAGIC and FOOTER.size < size <= source.size:
+            return int(size)
+    raise Invalid(
+        f"{source.name} is no image of ours, or was cut short",
+        code="not-an-image",
+        remedy="pack it: dls pack FOLDER IMAGE",
     )
+
+
+def matched(source: Source, index: Index) -> Image:
+    """The image, if the index is its own; Corrupt otherwise."""
+    said = index.header.image
+    begin = digests.text(digests.of(source.at(0, SUPER.size)))
+    if said.get("bytes") != source.size - len(index.data) or begin != said.get("super"):
+        raise Corrupt(
+            f"the index in {source.name} belongs to another image", code="bad-image", remedy="get the image again"
+        )
+    return Image(source, index)

@@ -14,12 +14,11 @@ from collections import OrderedDict
 from typing import Final
 
 from dls.fuse.cache import Cache
-from dls.fuse.image import Image
-from dls.fuse.index import FOOTER, MAGIC, Index, damaged, mapped
-from dls.fuse.squashfs import SUPER
+from dls.fuse.image import Image, index_size, matched
+from dls.fuse.index import Index, mapped
 from dls.logistics import digest as digests
 from dls.logistics import names
-from dls.logistics.errors import Corrupt, Invalid
+from dls.logistics.errors import Corrupt
 from dls.logistics.store import Store
 
 PIECE: Final = 256 << 10
@@ -127,13 +126,7 @@ class RemoteFile:
     def index(self) -> memoryview:
         """The index, in a nameless file of this machine."""
         tail = self.range(max(0, self.size - _TAIL), self.size)
-        if len(tail) < FOOTER.size:
-            raise _foreign(self.name)
-        magic, *_, whole = FOOTER.unpack(tail[-FOOTER.size :])
-        if magic != MAGIC:
-            raise _foreign(self.name)
-        if not FOOTER.size < whole <= self.size:
-            raise damaged("it says a size that cannot be", store=self.name)
+        whole = index_size(tail, self)
         with tempfile.TemporaryFile(prefix="dls-index-") as file:
             for start in range(self.size - whole, self.size, 8 << 20):
                 stop = min(start + (8 << 20), self.size)
@@ -162,21 +155,7 @@ def open_remote(store: Store, key: bytes, *, cache_folder: str = "", cache_bytes
     """The image under a key of a store; the store is closed with it."""
     source = RemoteFile(store, key, (cache_folder, cache_bytes) if cache_folder else None)
     try:
-        index = Index(source.index())
-        said = index.header.image
-        if said.get("bytes") != source.size - len(index.data) or digests.text(
-            digests.of(source.at(0, SUPER.size))
-        ) != said.get("super"):
-            raise Corrupt(
-                f"the index in {source.name} belongs to another image", code="bad-image", remedy="put it there again"
-            )
-        return Image(source, index)
+        return matched(source, Index(source.index()))
     except BaseException:
         source.close()
         raise
-
-
-def _foreign(name: str) -> Invalid:
-    return Invalid(
-        f"{name} is no image of ours, or was cut short", code="not-an-image", remedy="pack a folder: dls pack"
-    )
