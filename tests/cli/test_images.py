@@ -1,0 +1,71 @@
+"""`dls pack`, `mount` and their kin, as programs see them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.service
+DLS = Path(sys.executable).parent / "dls"
+
+
+def dls(home: Path, *words: str | Path, status: int = 0) -> list[dict[str, Any]]:
+    """What a command says with --json; its status is as expected and standard error is empty."""
+    done = subprocess.run(
+        [DLS, "--json", *words], env={**os.environ, "DLS_HOME": str(home)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, ""), done.stdout
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    (root / "a").mkdir(parents=True)
+    for n in range(50):
+        (root / "a" / f"f{n}").write_bytes(b"%d" % n * 100)
+    return root
+
+
+def test_from_a_folder_to_a_mount_and_back(tree: Path, tmp_path: Path) -> None:
+    home, image, folder = tmp_path / "home", tmp_path / "i.sqfs", tmp_path / "m"
+    (packed,) = [row for row in dls(home, "pack", tree, image) if row.get("action") == "pack"]
+    assert (packed["files"], packed["stored"]) == (50, image.stat().st_size)
+    folder.mkdir()
+    dls(home, "mount", image, folder)
+    try:
+        assert (folder / "a" / "f7").read_bytes() == b"7" * 100
+        (row,) = [row for row in dls(home, "mounts") if row["event"] == "mount"]
+        assert (row["folder"], row["image"], row["alive"]) == (str(folder), str(image), True)
+        with open(folder / "a" / "f7", "rb"):
+            assert dls(home, "umount", folder, status=9)[-1]["code"] == "in-use"
+    finally:
+        dls(home, "umount", folder)
+    assert dls(home, "umount", folder, status=3)[-1]["code"] == "not-mounted"
+    dls(home, "unpack", image, tmp_path / "out")
+    assert (tmp_path / "out" / "a" / "f7").read_bytes() == b"7" * 100
+    done = subprocess.run([DLS, "cat", image, "a/f7"], capture_output=True, check=True)
+    assert done.stdout == b"7" * 100
+
+
+def test_what_goes_wrong_is_said(tree: Path, tmp_path: Path) -> None:
+    home, image = tmp_path / "home", tmp_path / "i.sqfs"
+    dls(home, "pack", tree, image)
+    assert dls(home, "pack", tree, image, status=4)[-1]["code"] == "key-exists"
+    assert dls(home, "pack", tmp_path / "none", tmp_path / "j.sqfs", status=3)[-1]["code"] == "no-such-key"
+    assert dls(home, "pack", tree, tmp_path / "j.sqfs", "--owner", "me", status=2)[-1]["code"] == "bad-usage"
+    assert dls(home, "cat", image, "a/none", status=3)[-1]["code"] == "no-such-key"
+    assert dls(home, "mount", tree / "a" / "f7", tmp_path, status=2)[-1]["code"] == "not-an-image"
+    assert dls(home, "mount", image, tmp_path / "none", status=3)[-1]["code"] == "no-such-key"
+    assert dls(home, "verify", image)[-1]["files"] == 50
+    assert dls(home, "verify", image, "--sample", "10")[-1]["files"] == 5
+    data = bytearray(image.read_bytes())
+    data[100] ^= 1
+    image.write_bytes(data)
+    assert dls(home, "verify", image, status=7)[-1]["code"] == "bad-image"
