@@ -69,3 +69,25 @@ def test_what_goes_wrong_is_said(tree: Path, tmp_path: Path) -> None:
     data[100] ^= 1
     image.write_bytes(data)
     assert dls(home, "verify", image, status=7)[-1]["code"] == "bad-image"
+
+
+def test_as_mount_and_fstab_call_it(tree: Path, tmp_path: Path) -> None:
+    home, image, folder = tmp_path / "home", tmp_path / "i.sqfs", tmp_path / "m"
+    dls(home, "pack", tree, image)
+    folder.mkdir()
+    helper = DLS.with_name("mount.dls")
+    env = {**os.environ, "DLS_HOME": str(home)}
+    for words, status in (
+        ([image, folder, "-o", "rw"], 1),
+        ([image], 1),
+        ([image, folder, "-o", "sevrers=2"], 1),
+        ([tree / "a" / "f1", folder, "-o", "ro"], 32),
+    ):
+        done = subprocess.run([helper, *words], env=env, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (status, "")
+        assert done.stderr.startswith("error: ")
+    subprocess.run([helper, image, folder, "-n", "-o", "ro,nofail,servers=2,x-systemd.idle"], env=env, check=True)
+    try:
+        assert (folder / "a" / "f7").read_bytes() == b"7" * 100
+    finally:
+        dls(home, "umount", folder)
