@@ -22,7 +22,7 @@ _OURS: Final = {
     "cache_size": "--cache-size",
 }
 _PASSED: Final = frozenset(
-    [
+    {
         "ro",
         "defaults",
         "auto",
@@ -47,7 +47,7 @@ _PASSED: Final = frozenset(
         "sync",
         "dirsync",
         "default_permissions",
-    ]
+    }
 )
 
 
