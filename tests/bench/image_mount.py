@@ -140,7 +140,8 @@ def _memory(folder: Path) -> float:
     """Private memory of all processes of our mount, MB: mapped pages of the index belong to the kernel's cache."""
     total = 0
     for process in psutil.process_iter(["cmdline"]):
-        if "mount" in process.info["cmdline"] and str(folder) in process.info["cmdline"]:
+        words = process.info["cmdline"] or []
+        if "mount" in words and str(folder) in words:
             total += process.memory_full_info().uss
     return round(total / 1e6, 1)
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import struct
+import time
 from bisect import bisect_right
 from collections.abc import Callable
 from typing import Final
@@ -44,6 +46,8 @@ _WANTED = _ASYNC_READ | _DO_READDIRPLUS | _NO_OPEN | _PARALLEL_DIROPS | _MAX_PAG
 _PAGES: Final = 256
 _BUFFER: Final = 64 << 10
 READ_AHEAD: Final = 1 << 20
+AWAKE_S: Final = 50e-6
+"""How long a server looks again before it sleeps: waking an idle processor takes longer than most answers."""
 
 
 class Server:
@@ -69,10 +73,26 @@ class Server:
     def run(self, seen: Callable[[], None] = lambda: None) -> None:
         """Answer until the mount is gone.  `seen` is called for each request."""
         fd, unpack_in, pack_out = self._fd, _IN.unpack_from, _OUT.pack
-        read, writev, answer = os.read, os.writev, self._answer
+        read, writev, answer, now = os.read, os.writev, self._answer, time.monotonic
+        os.set_blocking(fd, False)
+        asleep = select.poll()
+        asleep.register(fd, select.POLLIN)
+        until = now() + AWAKE_S
         while True:
             try:
                 data = read(fd, _BUFFER)
+            except BlockingIOError:
+                if now() > until:
+                    asleep.poll()
+                    until = now() + AWAKE_S
+                continue
+            except OSError as exc:
+                if exc.errno in _OVER:
+                    return
+                if exc.errno not in _GONE:
+                    raise
+                continue
+            try:
                 _, opcode, unique, node, *_ = unpack_in(data)
                 seen()
                 if opcode in _SILENT:
@@ -81,6 +101,7 @@ class Server:
                     continue
                 error, parts = answer(opcode, node, data)
                 writev(fd, [pack_out(16 + sum(map(len, parts)), -error, unique), *parts])
+                until = now() + AWAKE_S
             except OSError as exc:
                 if exc.errno in _OVER:
                     return
