@@ -9,18 +9,20 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components import trees
+from components.loopdisk import loop_disk
 from dls.fuse import source, spool
 from dls.fuse.image import open_image
 from dls.fuse.pack import Options, pack
 from dls.fuse.unpack import unpack
 from dls.fuse.work import Form
 from dls.logistics import segment
-from dls.logistics.errors import Conflict, Corrupt, Denied, DlsError, Exists, Invalid
+from dls.logistics.errors import Conflict, Corrupt, Denied, DlsError, Exists, Invalid, Unavailable
 from dls.logistics.stores.posix import PosixStore
 from dls.logistics.transfer.listing import listed
 from dls.logistics.transfer.prove import prove
@@ -180,6 +182,40 @@ def test_a_source_that_changes(tmp_path: Path, size: int, monkeypatch: pytest.Mo
         pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
     assert told.value.code == "source-changed"
     assert os.listdir(tmp_path) == ["tree"]
+
+
+@pytest.mark.spec("IMAGE-4")
+def test_a_process_that_packs_is_killed(tree: Path, tmp_path: Path) -> None:
+    def kill() -> None:
+        for child in psutil.Process().children():
+            if "dls.fuse.work" in " ".join(child.cmdline()):
+                child.kill()
+
+    with pytest.raises(Unavailable) as told:
+        pack(str(tree), str(tmp_path / "i.sqfs"), HERE._replace(workers=2), alive=kill)
+    assert told.value.code == "worker-died"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.service
+@pytest.mark.spec("IMAGE-4", "IMAGE-11")
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    for n in range(12):
+        (root / f"f{n}").write_bytes(random.Random(n).randbytes(1 << 20))
+    pack(str(root), str(tmp_path / "i.sqfs"), HERE)
+    with loop_disk(tmp_path, 8) as small:
+        disk = small.folder
+        before = sorted(os.listdir(disk))
+        for workers in (0, 2):
+            with pytest.raises(Unavailable) as told:
+                pack(str(root), str(disk / "j.sqfs"), HERE._replace(workers=workers))
+            assert told.value.code == "disk-full"
+        with open_image(str(tmp_path / "i.sqfs")) as found, pytest.raises(Unavailable) as told:
+            unpack(found, str(disk / "out"))
+        assert told.value.code == "disk-full"
+        assert sorted(os.listdir(disk)) == before
 
 
 @pytest.mark.spec("IMAGE-5")

@@ -121,7 +121,7 @@ def test_every_field_and_byte_agrees(tree: Path, image: str, tmp_path: Path) -> 
 def test_others_read_it(tree: Path, image: str, tmp_path: Path, how: str) -> None:
     found = tmp_path / "m"
     found.mkdir()
-    plain = "%P|%y|%m|%n|%l|%Ts" if how == "squashfuse" else "%P|%y|%m|%U|%G|%n|%l|%Ts"
+    fields = "%P|%y|%m|%n|%l" if how == "squashfuse" else "%P|%y|%m|%U|%G|%n|%l"
     if how == "kernel":
         subprocess.run(["mount", "-t", "squashfs", "-o", "loop,ro", image, found], check=True)
     elif how == "squashfuse":
@@ -131,9 +131,7 @@ def test_others_read_it(tree: Path, image: str, tmp_path: Path, how: str) -> Non
         subprocess.run(["unsquashfs", "-q", "-n", "-d", found, image], check=True, capture_output=True)
     try:
         assert not trees.differences(tree, found)
-        assert trees.shown(found, plain.replace("%Ts", "%T@").replace("|%T@", "")) == trees.shown(
-            tree, plain.replace("|%Ts", "")
-        )
+        assert trees.shown(found, fields) == trees.shown(tree, fields)
         times = "%P|%TY-%Tm-%Td %TH:%TM"
         assert trees.shown(found, times) == trees.shown(tree, times)
         if how != "squashfuse":  # 0.1.105 looks attributes up by another name
@@ -187,8 +185,9 @@ def test_an_ordinary_user_mounts(tree: Path, image: str, tmp_path: Path) -> None
             )
             del keeper
             assert (found / "a0").read_bytes() == b"beside"
-            assert not trees.differences(found / "many", found / "many")
-            assert len(os.listdir(found / "many")) == 1000
+            many = {p.name: p.read_bytes() for p in (found / "many").iterdir() if p.is_file()}
+            assert len(many) == 700
+            assert all(data == b"%d" % int(name.partition("-")[0]) for name, data in many.items())
             mounting.unmount(str(found))
             status = 0
         except BaseException as problem:  # noqa: BLE001

@@ -61,7 +61,7 @@ class Unpacker:
 
     def _unsized(self, data: Bytes, most: int) -> bytes:
         # Other writers need not say the size.
-        out = self._zstd.decompressobj().decompress(bytes(data))
+        out = self._zstd.stream_reader(data).read(most + 1)
         if len(out) > most:
             raise Corrupt(f"a frame holds more than {most} bytes", code="bad-image")
         return out

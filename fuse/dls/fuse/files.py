@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from dls.fuse import image as images
 from dls.fuse.image import Image
+from dls.fuse.remote import open_at
 from dls.logistics.entry import FILE
 from dls.logistics.errors import Conflict
-from dls.logistics.url import parse
 
 if TYPE_CHECKING:
     from dls.fuse.records import Attr
@@ -87,7 +86,7 @@ class Files:
     def image(self) -> Image:
         """The image, opened by this process."""
         if self._image is None or self._owner != os.getpid():
-            self._image, self._owner = _opened(self.url, **self._options), os.getpid()
+            self._image, self._owner = open_at(self.url, **self._options), os.getpid()
         return self._image
 
     def __getstate__(self) -> dict[str, Any]:
@@ -162,14 +161,3 @@ def open_image(url: str, **options: Any) -> Files:
     files = Files(url, **options)
     files.image  # noqa: B018 - opens it
     return files
-
-
-def _opened(url: str, **options: Any) -> Image:
-    at = parse(url, os.getcwd())
-    if at.scheme == "file":
-        return images.open_image(os.fsdecode(b"/" + at.path))
-    from dls.fuse.remote import open_remote
-    from dls.logistics.registry import open_store
-
-    above, key = at.parent
-    return open_remote(open_store(above), key, **options)

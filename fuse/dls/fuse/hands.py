@@ -5,22 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any, Protocol
+from typing import Any
 
 from dls.fuse.work import Form, Worker
 from dls.logistics.errors import Unavailable
-
-
-class Hand(Protocol):
-    """One worker: messages (verb, job, …) go in, answers (verb, job, result) come out."""
-
-    def send(self, verb: str, job: int, *rest: Any) -> None:
-        """Ask for something."""
-
-    def close(self) -> None:
-        """End it."""
 
 
 class Inline:
@@ -50,7 +41,10 @@ class Process:
         self.pipe.send((root, fd, tuple(form)))
 
     def send(self, verb: str, job: int, *rest: Any) -> None:
-        self.pipe.send((verb, job, *rest))
+        try:
+            self.pipe.send((verb, job, *rest))
+        except OSError as exc:
+            raise _died() from exc
 
     def close(self) -> None:
         with suppress(OSError):
@@ -63,21 +57,24 @@ class Process:
             self._child.wait()
 
 
-def heard(hands: list[Any]) -> list[Any]:
+Hand = Inline | Process
+"""One worker: messages (verb, job, …) go in by `send`, answers (verb, job, result) come out by `heard`."""
+
+
+def heard(hands: Sequence[Hand]) -> list[Any]:
     """Answers that have come; waits up to a second for one."""
     if isinstance(hands[0], Inline):
         found = list(hands[0].answers)
         hands[0].answers.clear()
         return found
-    out: list[Any] = []
-    pipes: list[Any] = wait([hand.pipe for hand in hands], 1.0)
-    for pipe in pipes:
-        try:
-            out.append(pipe.recv())
-        except EOFError:
-            raise Unavailable(
-                "a process that packs has ended",
-                code="worker-died",
-                remedy="look at its messages and run the same again",
-            ) from None
-    return out
+    pipes: list[Any] = wait([hand.pipe for hand in hands if isinstance(hand, Process)], 1.0)
+    try:
+        return [pipe.recv() for pipe in pipes]
+    except (EOFError, OSError) as exc:
+        raise _died() from exc
+
+
+def _died() -> Unavailable:
+    return Unavailable(
+        "a process that packs has ended", code="worker-died", remedy="look at its messages and run the same again"
+    )

@@ -14,12 +14,13 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import cached_property
 from types import TracebackType
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Final, Protocol, Self
 
 from dls.fuse import records
 from dls.fuse.codec import Unpacker, sum_of
-from dls.fuse.index import _FP, EXTENT, FOOTER, MAGIC, RAW, Index, damaged, hash_of, mapped
+from dls.fuse.index import FOOTER, MAGIC, MARK_AT, RAW, Index, damaged, hash_of, mapped
 from dls.fuse.records import FRAME, HEAD, LOW, NO_TAIL, Attr
 from dls.fuse.squashfs import SUPER
 from dls.logistics import digest as digests
@@ -34,7 +35,6 @@ _BLOCKS_KEPT: Final = 64
 _AHEAD: Final = 256 << 20
 """Bytes of an index that the kernel is asked to bring at once."""
 _MARK: Final = ~LOW
-_MIN_RECORD: Final = HEAD
 
 
 class Source(Protocol):
@@ -88,13 +88,6 @@ class LocalFile:
             os.close(fd)
 
 
-class Found(NamedTuple):
-    """A file that `verify` looked at and what was wrong with it."""
-
-    path: bytes
-    error: DlsError
-
-
 class Image:
     """A tree in a file.  Paths are bytes, relative, '' the root; safe for several threads."""
 
@@ -138,7 +131,7 @@ class Image:
     def attr(self, position: int) -> Attr:
         """The attributes in the record at a position of space."""
         frame, at = self.frame(position >> 16), position & FRAME - 1
-        if at + _MIN_RECORD > len(frame):
+        if at + HEAD > len(frame):
             raise damaged("a record lies outside")
         return records.unpack(frame, at)
 
@@ -147,7 +140,7 @@ class Image:
     def lookup(self, folder: Attr, name: bytes) -> int:
         """The position of the record of a name in a folder, -1 where there is none."""
         hashed = hash_of(name, folder.ino)
-        mark, table = (hashed >> 40) << _FP, self.index.names
+        mark, table = (hashed >> 40) << MARK_AT, self.index.names
         mask = table.count - 1
         at = hashed >> 20 & mask
         start, stop = folder.a << 3, (folder.a << 3) + folder.b + (folder.c << 32)
@@ -235,7 +228,7 @@ class Image:
         """The extended attributes of a node."""
         if attr.xattrs < 0:
             return {}
-        at, size, check = self.index._table("xattrs", EXTENT)[attr.xattrs]
+        at, size, check = self.index.xattrs[attr.xattrs]
         data = bytes(self.index.section("xattr data")[at : at + size])
         if len(data) != size or sum_of(data) != check:
             raise damaged("extended attributes")
@@ -311,7 +304,7 @@ class Image:
 
     # ------------------------------------------------------------------------------------------ manifest
 
-    @property
+    @cached_property
     def manifest(self) -> Manifest:
         """What the image holds; its content is that of the tree it was made from."""
         refs = self.index.refs()

@@ -32,7 +32,7 @@ EXTENT: Final = struct.Struct("<QII")
 RAW: Final = 1 << 24
 SLOT: Final = struct.Struct("<Q")
 EMPTY: Final = 0
-_FP = 40
+MARK_AT = 40
 """A slot of the table of names: the record's position / 8 in the lower 40 bits, above it 24 bits of the hash."""
 _LARGEST_HEADER = 1 << 24
 _SLOTS_AT_ONCE = 1 << 13
@@ -114,7 +114,7 @@ class Names:
                 at = hashed >> 20 & mask
                 while table[at]:
                     at = at + 1 & mask
-                table[at] = (hashed >> 40) << _FP | node
+                table[at] = (hashed >> 40) << MARK_AT | node
         return table
 
     def parts(self) -> Iterator[bytes]:
@@ -220,8 +220,15 @@ class Index:
         self.frames = self._table("frames", EXTENT)
         self.blocks = self._table("blocks", EXTENT)
         self.names = self._table("names", SLOT)
+        self.xattrs = self._table("xattrs", EXTENT)
+        self.segments = self._table("segments", EXTENT)
         if self.names.count != header.slots or header.slots & (header.slots - 1):
             raise damaged("its table of names has a wrong size")
+
+    def check(self) -> None:
+        """Look at every page of every table now; Corrupt where one is not what was written."""
+        for table in (self.frames, self.blocks, self.names, self.xattrs, self.segments):
+            table.check()
 
     def section(self, name: str) -> memoryview:
         """The bytes of a section."""
@@ -253,8 +260,7 @@ class Index:
 
     def segment(self, number: int, ref: SegmentRef) -> Segment:
         """Segment `number` of the manifest."""
-        table = self._table("segments", EXTENT)
-        at, size, _ = table[number]
+        at, size, _ = self.segments[number]
         data = self.section("segment data")
         return Segment.decode(bytes(data[at : at + size]), expect=ref.digest)
 

@@ -235,8 +235,7 @@ class Layout:
         if not item.path:
             self.root = block, offset, self.space.lone(record)
             return
-        above = self._stack[-1] if self._stack and item.path.startswith(self._stack[-1].prefix) else None
-        above = above or self._parent(item.path)
+        above = self._stack[-1]  # every folder is begun with the one above it open
         above.folders.append((name, block, offset, number))
         above.rows.add(record)
 

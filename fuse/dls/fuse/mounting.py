@@ -8,6 +8,7 @@ is replaced; a keeper that is killed takes its servers with it, which unmount fi
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -51,7 +52,15 @@ class Mounted(NamedTuple):
 
     folder: str
     image: str
-    alive: bool
+
+    @property
+    def alive(self) -> bool:
+        """Whether somebody answers; the kernel knows the root by heart, so this does not wait for a slow one."""
+        try:
+            os.stat(self.folder)
+        except OSError as exc:
+            return exc.errno != errno.ENOTCONN
+        return True
 
 
 def mount(image: str, folder: str, options: MountOptions = MountOptions()) -> int:
@@ -69,7 +78,7 @@ def _check_folder(folder: str) -> None:
     try:
         info = os.stat(folder)
     except OSError as exc:
-        if exc.errno == 107:  # ENOTCONN: the server of an earlier mount is dead
+        if exc.errno == errno.ENOTCONN:  # the server of an earlier mount is dead
             unmount(folder, lazy=True)
             info = os.stat(folder)
         else:
@@ -132,9 +141,9 @@ def unmount(folder: str, *, lazy: bool = False) -> None:
         if _libc.umount2(os.fsencode(folder), _MNT_DETACH if lazy else 0) == 0:
             return
         number = ctypes.get_errno()
-        if number == 16:
+        if number == errno.EBUSY:
             raise _busy(folder)
-        if number == 22:
+        if number == errno.EINVAL:
             raise NotFound(f"nothing is mounted on {folder}", code="not-mounted", remedy="see `dls mounts`")
         raise ours(OSError(number, os.strerror(number)), folder)
     program = shutil.which("fusermount3") or shutil.which("fusermount") or "fusermount3"
@@ -168,8 +177,7 @@ def mounted() -> list[Mounted]:
             before, _, after = line.partition(" - ")
             kind, source, *_ = after.split()
             if kind == f"fuse.{SUBTYPE}":
-                folder = _plain(before.split()[4])
-                out.append(Mounted(folder, _plain(source), _alive(folder)))
+                out.append(Mounted(_plain(before.split()[4]), _plain(source)))
     return out
 
 
@@ -177,14 +185,6 @@ def _plain(text: str) -> str:
     for code, sign in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         text = text.replace(code, sign)
     return text
-
-
-def _alive(folder: str) -> bool:
-    try:
-        os.stat(folder)
-    except OSError as exc:
-        return exc.errno != 107
-    return True
 
 
 # ------------------------------------------------------------------------------------------------------------- serving
@@ -232,8 +232,9 @@ class _Keeper:
         """Whatever happens, nobody shall find a dead mount."""
         with suppress(DlsError):
             unmount(self._folder, lazy=True)
-        with suppress(OSError):
-            os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
         for child in list(self._children):
             with suppress(OSError):
                 os.kill(child, signal.SIGKILL)

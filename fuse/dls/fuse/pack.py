@@ -13,15 +13,17 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from typing import Any, NamedTuple
 
 from dls.fuse import squashfs
 from dls.fuse.codec import sum_of
-from dls.fuse.index import EXTENT, PAGE, RAW, Header, Out
+from dls.fuse.image import open_image
+from dls.fuse.index import EXTENT, PAGE, RAW, Header, Index, Out, mapped
 from dls.fuse.layout import Layout
 from dls.fuse.road import Road, hands_for
 from dls.fuse.source import Attributes, Item, no_attributes, walk
-from dls.fuse.spool import Spool, folder_for
+from dls.fuse.spool import Spool
 from dls.fuse.work import Form
 from dls.logistics import digest as digests
 from dls.logistics.errors import Corrupt, Exists
@@ -139,13 +141,14 @@ class _Target:
         try:
             if not self._named:
                 # With a folder's number given, Python follows the link in /proc to the file without a name.
-                os.link(f"/proc/self/fd/{self.fd}", self._hidden, dst_dir_fd=folder, follow_symlinks=True)
-                self._named = True
+                name = self._hidden if replace else self._path
+                os.link(f"/proc/self/fd/{self.fd}", name, dst_dir_fd=folder, follow_symlinks=True)
+            elif not replace:
+                os.link(self._hidden, self._path)
             if replace:
+                self._named = True
                 os.rename(self._hidden, self._path)
                 self._named = False
-            else:
-                os.link(self._hidden, self._path)
             os.fsync(folder)
         finally:
             os.close(folder)
@@ -167,7 +170,7 @@ class _Making:
     ) -> None:  # fmt: skip
         self._root, self._path, self._fd, self._options = root, path, fd, options
         self._progress, self._alive = progress, alive
-        self._folder = folder_for(path)
+        self._folder = os.path.dirname(path)
         self._blocks, self._segments = self._spools(), self._spools()
         self._segment_rows = self._spools()
         self._refs: list[SegmentRef] = []
@@ -252,7 +255,8 @@ class _Making:
                 out.add(part)
             out.sections[name.rstrip("s") + " data"] = (at, out.size - at)
         refs = tuple(self._refs)
-        manifest = Manifest(refs, lambda digest: _load(self._path, refs, digest))
+        opened = cache(lambda: open_image(os.fsdecode(self._path)))
+        manifest = Manifest(refs, lambda digest: opened().manifest.load(digest))
         out.whole("refs", manifest.encode_refs())
         image = {"bytes": base, "super": digests.text(digests.of(superblock)), "block": head.block}
         form = self._options.form
@@ -263,6 +267,7 @@ class _Making:
         out.end(header)
         os.pwrite(self._fd, superblock, 0)
         self._read_back()
+        Index(mapped(self._fd, base, self._at - base)).check()
         return Result(manifest, self._at, self._at - base, manifest.files, self._twice, 0.0)
 
     def _read_back(self) -> None:
@@ -286,10 +291,3 @@ def _chained(first: list[Item], rest: Iterator[Item]) -> Iterator[Item]:
     yield from first
     first.clear()
     yield from rest
-
-
-def _load(path: bytes, refs: tuple[SegmentRef, ...], digest: bytes) -> Segment:
-    from dls.fuse.image import open_image
-
-    with open_image(os.fsdecode(path)) as image:
-        return image.manifest.load(digest)

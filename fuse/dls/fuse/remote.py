@@ -2,24 +2,27 @@
 
     with open_remote(store, b"tree.sqfs", cache_folder="/tmp/pieces") as image: …
 
-A piece is 256 KiB.  Reading in order fetches ahead, up to 4 MiB a request; neighbours that are missing
-in one request.  What comes is checked like what lies here: by the sums of the index, and the index by its own.
+A piece is 256 KiB.  Reading in order fetches ahead, up to 4 MiB a request; neighbours that are missing come in
+one request.  What comes is checked like what lies here: by the sums of the index, and the index by its own.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from collections import OrderedDict
-from typing import Final
+from typing import Any, Final
 
 from dls.fuse.cache import Cache
-from dls.fuse.image import Image, index_size, matched
+from dls.fuse.image import Image, index_size, matched, open_image
 from dls.fuse.index import Index, mapped
 from dls.logistics import digest as digests
 from dls.logistics import names
 from dls.logistics.errors import Corrupt
+from dls.logistics.registry import open_store
 from dls.logistics.store import Store
+from dls.logistics.url import parse
 
 PIECE: Final = 256 << 10
 MOST: Final = 16
@@ -38,7 +41,7 @@ class RemoteFile:
         self.name = f"{store.url}/{names.show(key)}"
         self._store, self._key = store, key
         found = store.stat(key)
-        self.size, self._stamp = found.entry.size, found.stamp
+        self.size = found.entry.size
         version = digests.of(self.name.encode() + b"\0" + found.stamp).hex()[:32]
         self._cache = Cache(cache[0], version, cache[1]) if cache else None
         self._held: OrderedDict[int, bytes] = OrderedDict()
@@ -112,7 +115,6 @@ class RemoteFile:
                 self._held.popitem(last=False)
 
     def _fetch(self, first: int, last: int) -> dict[int, bytes]:
-        last = min(last, first + MOST - 1) if last - first >= MOST else last
         data = self.range(first * PIECE, min((last + 1) * PIECE, self.size))
         out = {}
         for number in range(first, last + 1):
@@ -149,6 +151,16 @@ class RemoteFile:
         """Let go of the store."""
         self._held.clear()
         self._store.close()
+
+
+def open_at(url: str, **options: Any) -> Image:
+    """The image in a file of this machine (a path is taken relative to the working folder) or at an address; `options`
+    are those of `open_remote`."""
+    at = parse(url, os.getcwd())
+    if at.scheme == "file":
+        return open_image(os.fsdecode(b"/" + at.path))
+    above, key = at.parent
+    return open_remote(open_store(above), key, **options)
 
 
 def open_remote(store: Store, key: bytes, *, cache_folder: str = "", cache_bytes: int = LIMIT) -> Image:

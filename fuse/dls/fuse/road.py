@@ -10,12 +10,12 @@ import struct
 import threading
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dls.fuse import records, squashfs
-from dls.fuse.hands import Inline, Process, heard
+from dls.fuse.hands import Hand, Inline, Process, heard
 from dls.fuse.index import EXTENT
 from dls.fuse.layout import NOWHERE, Layout, Place
 from dls.fuse.seen import Seen
@@ -89,7 +89,8 @@ class _Whole(threading.Thread):
             with open(self._root + b"/" + self._file.path, "rb", buffering=0) as source:
                 while data := source.read(1 << 20):
                     hasher.update(data)
-            if hasher.length != self._file.size:
+                changed_ns = os.fstat(source.fileno()).st_mtime_ns
+            if hasher.length != self._file.size or changed_ns != self._file.mtime_ns:
                 self.error = changed(where, self._file.path)
             self.digest = hasher.digest()
         except OSError as exc:
@@ -107,7 +108,7 @@ class Road:
     """Packs items; `entries` walks all the way."""
 
     def __init__(
-        self, root: bytes, layout: Layout, hands: list[Any], blocks: Spool, spools: Callable[[], Spool], *,
+        self, root: bytes, layout: Layout, hands: Sequence[Hand], blocks: Spool, spools: Callable[[], Spool], *,
         form: Form, duplicates: bool, progress: Progress, alive: Callable[[], None],
     ) -> None:  # fmt: skip
         self._root, self._layout, self._hands, self._blocks = root, layout, hands, blocks
@@ -348,7 +349,7 @@ class Road:
         return None
 
 
-def hands_for(count: int, root: bytes, fd: int, form: Form) -> list[Any]:
+def hands_for(count: int, root: bytes, fd: int, form: Form) -> Sequence[Hand]:
     """So many processes; 0: this one."""
     if not count:
         return [Inline(Worker(root, fd, form))]

@@ -66,9 +66,9 @@ class Server:
             _READLINK: self._readlink,
             _INIT: self._init,
             _STATFS: self._statfs,
-            _GETXATTR: self._getxattr,
-            _LISTXATTR: self._listxattr,
         }
+        if image.index.xattrs.count:  # else ENOSYS, once: the kernel then asks of no file any more
+            self._answers |= {_GETXATTR: self._getxattr, _LISTXATTR: self._listxattr}
 
     def run(self, seen: Callable[[], None] = lambda: None) -> None:
         """Answer until the mount is gone.  `seen` is called for each request."""

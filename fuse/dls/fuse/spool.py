@@ -17,7 +17,7 @@ _FEW: Final = 4096
 class Spool:
     """Append, then read once or more from the beginning."""
 
-    __slots__ = ("_fd", "_folder", "_held", "_size")
+    __slots__ = ("_fd", "_file", "_folder", "_held", "_size")
 
     def __init__(self, folder: bytes) -> None:
         self._folder, self._held, self._fd, self._size = folder, bytearray(), -1, 0
@@ -30,7 +30,8 @@ class Spool:
 
     def _spill(self) -> None:
         if self._fd < 0:
-            self._fd = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._file = tempfile.TemporaryFile(dir=self._folder, prefix=b".dls-", buffering=0)  # noqa: SIM115 - closed by close()
+            self._fd = self._file.fileno()
         view = memoryview(self._held)
         done = 0
         while done < len(view):
@@ -57,9 +58,9 @@ class Spool:
 
     def close(self) -> None:
         """Forget everything.  Idempotent."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        if self._fd >= 0:
+            self._file.close()
+            self._fd = -1
         self._held, self._size = bytearray(), 0
 
     def __del__(self) -> None:
@@ -101,13 +102,3 @@ class Rows:
         self._few.clear()
         if self._spool is not None:
             self._spool.close()
-
-
-def folder_for(path: bytes) -> bytes:
-    """A folder for spools: where the result will lie, as that has the room; a temporary one where it cannot."""
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
-        os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    except OSError:
-        return tempfile.gettempdir().encode()
-    return folder

@@ -13,6 +13,7 @@ from dls.logistics import digest as digests
 from dls.logistics import names
 from dls.logistics.entry import FILE, LINK, Entry
 from dls.logistics.errors import Corrupt, Exists
+from dls.logistics.stores.posix import PosixStore
 from dls.logistics.stores.posix_errors import ours
 from dls.logistics.transfer.progress import Progress
 
@@ -24,7 +25,7 @@ def unpack(
 ) -> Progress:
     """Write the tree into `folder`, which is absent or empty; Corrupt where a byte is not what was packed.
 
-    Owners and devices are kept where root unpacks.
+    Owners, devices and attributes beside `user.*` are kept where root unpacks.
     """
     progress = progress or Progress()
     target = os.path.abspath(os.fsencode(folder))
@@ -33,28 +34,19 @@ def unpack(
         if os.path.lexists(target) and (not os.path.isdir(target) or os.listdir(target)):
             raise Exists(f"{shown} is not empty", code="target-differs", remedy="name another folder", store=shown)
         beside = os.path.dirname(target) + b"/.dls-" + os.urandom(8).hex().encode()
+        store = PosixStore(os.fsdecode(beside))
         try:
             _Writing(image, beside, progress, alive).all()
+            store.sync()
             with suppress(FileNotFoundError):
                 os.rmdir(target)
             os.rename(beside, target)
+            PosixStore(os.path.dirname(shown)).sync()
         finally:
-            _gone(beside)
+            store.wipe()  # what was not finished
     except OSError as exc:
         raise ours(exc, shown) from exc
     return progress
-
-
-def _gone(folder: bytes) -> None:
-    """Remove what was not finished."""
-    for above, inside, files in os.walk(folder, topdown=False):
-        for name in files:
-            os.unlink(above + b"/" + name)
-        for name in inside:
-            path = above + b"/" + name
-            os.unlink(path) if os.path.islink(path) else os.rmdir(path)
-    with suppress(FileNotFoundError):
-        os.rmdir(folder)
 
 
 class _Writing:
@@ -72,7 +64,7 @@ class _Writing:
             if kind == 4:
                 os.mkdir(root + b"/" + path, 0o700)
                 folders.append((path, attr.node))
-            elif kind not in (8, 10) and self._is_root:
+            elif kind in (1, 12) or (kind in (2, 6) and self._is_root):
                 os.mknod(root + b"/" + path, attr.mode, _device(attr.rdev))
                 self._dress(root + b"/" + path, attr)
         for entry in image.manifest:
@@ -100,7 +92,7 @@ class _Writing:
             for at in range(0, attr.size, _STEP):
                 for piece in self._image.pieces(attr, at, at + _STEP):
                     hasher.update(piece)
-                    os.write(fd, piece)
+                    _write(fd, piece)
         finally:
             os.close(fd)
         if hasher.digest() != entry.digest or hasher.length != entry.size:
@@ -114,10 +106,18 @@ class _Writing:
         if self._is_root:
             os.chown(path, attr.uid, attr.gid, follow_symlinks=False)
         for name, value in self._image.xattrs(attr).items():
-            os.setxattr(path, name, value, follow_symlinks=False)
+            if self._is_root or name.startswith(b"user."):
+                os.setxattr(path, name, value, follow_symlinks=False)
         if not st.S_ISLNK(attr.mode):
             os.chmod(path, attr.mode & 0o7777)
         os.utime(path, ns=(attr.mtime_ns, attr.mtime_ns), follow_symlinks=False)
+
+
+def _write(fd: int, data: bytes | memoryview) -> None:
+    """All of it: a disk that fills up takes a part without an error."""
+    done = os.write(fd, data)
+    while done < len(data):
+        done += os.write(fd, memoryview(data)[done:])
 
 
 def _device(number: int) -> int:
