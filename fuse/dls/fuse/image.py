@@ -12,21 +12,22 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cached_property
-from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
 from dls.fuse import records
 from dls.fuse.codec import Unpacker, sum_of
 from dls.fuse.index import FOOTER, MAGIC, MARK_AT, RAW, Index, damaged, hash_of, mapped
-from dls.fuse.records import FRAME, HEAD, LOW, NO_TAIL, Attr
+from dls.fuse.records import FRAME, HEAD, LOW, NO_TAIL, Attr, length_of
 from dls.fuse.squashfs import SUPER
+from dls.fuse.tree import Tree
 from dls.logistics import digest as digests
 from dls.logistics import names
 from dls.logistics.entry import FILE, Entry
-from dls.logistics.errors import Conflict, Corrupt, DlsError, Invalid, NotFound
+from dls.logistics.errors import Corrupt, DlsError, Invalid
 from dls.logistics.manifest import Manifest
 from dls.logistics.stores.posix_errors import ours
 
@@ -88,15 +89,19 @@ class LocalFile:
             os.close(fd)
 
 
-class Image:
-    """A tree in a file.  Paths are bytes, relative, '' the root; safe for several threads."""
+class Image(Tree):
+    """A tree in a file.  The number of a node is the position of its record in space, divided by 8."""
 
     def __init__(self, source: Source, index: Index) -> None:
+        header = index.header
         self.source, self.index = source, index
-        self.block: int = int(index.header.image["block"])
-        self.root = index.header.root
-        if not 0 < self.block <= 1 << 20 or not records.FIRST <= self.root < index.header.space:
+        self.name, self.size, self.counts = source.name, source.size, header.counts
+        self.block: int = int(header.image["block"])
+        self.root = header.root >> 3
+        self.attributed = bool(index.xattrs.count)
+        if not 0 < self.block <= 1 << 20 or not records.FIRST <= header.root < header.space:
             raise damaged("its header says what cannot be")
+        self._borders: dict[int, list[int]] = {}
         self._frames: OrderedDict[int, bytes] = OrderedDict()
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._frame_data = index.section("frame data")
@@ -128,51 +133,86 @@ class Image:
                 self._frames.popitem(last=False)
         return plain
 
-    def attr(self, position: int) -> Attr:
-        """The attributes in the record at a position of space."""
-        frame, at = self.frame(position >> 16), position & FRAME - 1
+    def record(self, node: int) -> bytes:
+        """The record of a node, and whatever lies behind it in its frame."""
+        frame, at = self.frame(node >> 13), node << 3 & FRAME - 1
+        if at + HEAD > len(frame):
+            raise damaged("a record lies outside")
+        return frame[at : at + HEAD]
+
+    def attr(self, node: int) -> Attr:
+        """The attributes of a node."""
+        frame, at = self.frame(node >> 13), node << 3 & FRAME - 1
         if at + HEAD > len(frame):
             raise damaged("a record lies outside")
         return records.unpack(frame, at)
 
     # --------------------------------------------------------------------------------------------- names
 
-    def lookup(self, folder: Attr, name: bytes) -> int:
-        """The position of the record of a name in a folder, -1 where there is none."""
-        hashed = hash_of(name, folder.ino)
+    def lookup(self, folder: int, name: bytes) -> bytes:
+        """The record of a name in a folder, b'' where there is none."""
+        above = self.attr(folder)
+        hashed = hash_of(name, above.ino)
         mark, table = (hashed >> 40) << MARK_AT, self.index.names
         mask = table.count - 1
         at = hashed >> 20 & mask
-        start, stop = folder.a << 3, (folder.a << 3) + folder.b + (folder.c << 32)
+        start, stop = above.a << 3, (above.a << 3) + above.b + (above.c << 32)
         want = len(name)
         for _ in range(table.count):
             (slot,) = table[at]
             if not slot:
-                return -1
+                return b""
             if slot & _MARK == mark:
                 position = (slot & LOW) << 3
                 if start <= position < stop:
                     frame, inside = self.frame(position >> 16), position & FRAME - 1
                     size = int.from_bytes(frame[inside + 144 : inside + 148], "little")
                     if size == want and frame[inside + HEAD : inside + HEAD + size] == name:
-                        return position
+                        return frame[inside : inside + HEAD]
             at = at + 1 & mask
         raise damaged("its table of names is full")
 
-    def find(self, path: bytes) -> Attr:
-        """The node of a path; NotFound with the path."""
-        attr = self.attr(self.root)
-        if path:
-            names.check(path)
-            for name in path.split(b"/"):
-                position = self.lookup(attr, name) if attr.mode >> 12 == 4 else -1
-                if position < 0:
-                    raise NotFound(
-                        f"there is no {names.show(path)} in {self.source.name}",
-                        code="no-such-key", key=names.show(path), store=self.source.name, remedy="check the name",
-                    )  # fmt: skip
-                attr = self.attr(position)
-        return attr
+    def listing(self, folder: int, offset: int, size: int) -> list[bytes]:
+        """Whole records of a folder from `offset` bytes on, at most `size` bytes."""
+        above = self.attr(folder)
+        start, length = above.a << 3, above.b + (above.c << 32)
+        at, stop = start + offset, start + length
+        out: list[bytes] = []
+        while at < stop:
+            number, inside = at >> 16, at & FRAME - 1
+            frame = self.frame(number)
+            borders = self._borders_in(number, frame, start)
+            limit = min(stop - (number << 16), inside + size, borders[-1])
+            end = borders[bisect_right(borders, limit) - 1]
+            if end > inside:
+                out.append(frame[inside:end])
+                size -= end - inside
+                if end < min(borders[-1], stop - (number << 16)):
+                    break  # full
+            elif borders[-1] > inside:
+                break  # the next one does not fit
+            at = number + 1 << 16
+        return out
+
+    def _borders_in(self, number: int, frame: bytes, start: int) -> list[int]:
+        """Where records begin in a frame, from a folder's start on, and where the last one ends."""
+        first = max(0, start - (number << 16))
+        key = number << 17 | first
+        found = self._borders.get(key)
+        if found is None:
+            at, found, limit = first, [first], len(frame)
+            while at + HEAD < limit:
+                size = int.from_bytes(frame[at + 144 : at + 148], "little")
+                if not size:
+                    break
+                at += length_of(size)
+                if at > limit:
+                    break
+                found.append(at)
+            if len(self._borders) > 512:
+                self._borders.clear()
+            self._borders[key] = found
+        return found
 
     def rows(self, folder: Attr) -> Iterator[tuple[bytes, Attr]]:
         """The names in a folder, in order of the manifest, without `.` and `..`."""
@@ -192,29 +232,6 @@ class Image:
                 number += 1
                 inside += length
             at = (at | FRAME - 1) + 1
-
-    def listdir(self, path: bytes = b"") -> list[bytes]:
-        """The names in a folder."""
-        return [name for name, _ in self.rows(self._of_kind(path, 4, "folder"))]
-
-    def walk(self, path: bytes = b"") -> Iterator[tuple[bytes, Attr]]:
-        """Everything below a folder, folders before what is in them."""
-        todo = [(path + b"/" if path else b"", self._of_kind(path, 4, "folder"))]
-        while todo:
-            prefix, folder = todo.pop()
-            inside = []
-            for name, attr in self.rows(folder):
-                yield prefix + name, attr
-                if attr.mode >> 12 == 4:
-                    inside.append((prefix + name + b"/", attr))
-            todo.extend(reversed(inside))
-
-    def _of_kind(self, path: bytes, kind: int, word: str) -> Attr:
-        attr = self.find(path)
-        if attr.mode >> 12 != kind:
-            shown = names.show(path)
-            raise Conflict(f"{shown} is no {word}", code="not-a-file", key=shown, remedy="look again at what is there")
-        return attr
 
     def text(self, link: Attr) -> bytes:
         """The text of a symbolic link."""
@@ -298,10 +315,6 @@ class Image:
             start += end - inside
         return out
 
-    def read(self, attr: Attr, start: int = 0, stop: int | None = None) -> bytes:
-        """The bytes `start … stop-1` of a file."""
-        return b"".join(self.pieces(attr, start, attr.size if stop is None else stop))
-
     # ------------------------------------------------------------------------------------------ manifest
 
     @cached_property
@@ -335,14 +348,6 @@ class Image:
         self._frames.clear()
         self._blocks.clear()
         self.source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_image(path: str) -> Image:

@@ -23,8 +23,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from dls.fuse.image import Image
 from dls.fuse.server import READ_AHEAD, Server
+from dls.fuse.tree import Tree
 from dls.logistics.errors import Conflict, Denied, DlsError, NotFound, Unavailable, Unsupported
 from dls.logistics.stores.posix_errors import ours
 
@@ -190,8 +190,8 @@ def _plain(text: str) -> str:
 # ------------------------------------------------------------------------------------------------------------- serving
 
 
-Opener = Callable[[], Image]
-"""Opens the image; each server does it for itself."""
+Opener = Callable[[], Tree]
+"""Opens what is mounted; each server does it for itself."""
 
 
 def serve(opener: Opener, folder: str, fd: int, options: MountOptions, told: Callable[[str], None]) -> None:
@@ -274,8 +274,8 @@ class _Keeper:
         def beat() -> None:
             pack_into("d", beats, at, now())
 
-        with self._opener() as image:
-            Server(image, clone, self._told).run(beat if self._options.idle_s else lambda: None)
+        with self._opener() as tree:
+            Server(tree, clone, self._told).run(beat if self._options.idle_s else lambda: None)
 
     def _wait(self) -> None:
         """One child has ended, or it is time to look whether anybody is there."""

@@ -16,6 +16,7 @@ Fields that the kernel does not use hold what a reader needs:
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
@@ -115,6 +116,11 @@ def unpack(record: bytes | memoryview, at: int = 0) -> Attr:
 def length_of(name_size: int) -> int:
     """Bytes of a record whose name has so many."""
     return HEAD + (name_size + 7 & ~7)
+
+
+def device_of(number: int) -> int:
+    """A device as `st_rdev` has it, from how the kernel encodes it in 32 bits."""
+    return os.makedev(number >> 8 & 0xFFF, number & 0xFF | number >> 12 & 0xFFF00)
 
 
 def name_of(record: bytes | memoryview, at: int = 0) -> bytes:

@@ -12,12 +12,11 @@ import os
 import select
 import struct
 import time
-from bisect import bisect_right
 from collections.abc import Callable
 from typing import Final
 
-from dls.fuse.image import Image
-from dls.fuse.records import FOR_EVER, FRAME, HEAD, length_of, unpack
+from dls.fuse.records import FOR_EVER, length_of
+from dls.fuse.tree import Tree
 from dls.logistics.errors import Corrupt, DlsError, Unavailable
 
 _LOOKUP, _FORGET, _GETATTR, _READLINK, _READ, _STATFS = 1, 2, 3, 5, 15, 17
@@ -44,6 +43,7 @@ _ASYNC_READ, _DO_READDIRPLUS, _NO_OPEN, _PARALLEL_DIROPS = 1 << 0, 1 << 13, 1 <<
 _MAX_PAGES, _CACHE_SYMLINKS, _NO_OPENDIR = 1 << 22, 1 << 23, 1 << 24
 _WANTED = _ASYNC_READ | _DO_READDIRPLUS | _NO_OPEN | _PARALLEL_DIROPS | _MAX_PAGES | _CACHE_SYMLINKS | _NO_OPENDIR
 _PAGES: Final = 256
+KINDS: Final = ("files", "folders", "links", "others")
 _BUFFER: Final = 64 << 10
 READ_AHEAD: Final = 1 << 20
 AWAKE_S: Final = 50e-6
@@ -51,12 +51,11 @@ AWAKE_S: Final = 50e-6
 
 
 class Server:
-    """Serves one image from one descriptor of `/dev/fuse`."""
+    """Serves one tree from one descriptor of `/dev/fuse`."""
 
-    def __init__(self, image: Image, fd: int, told: Callable[[str], None] = lambda text: None) -> None:
-        self._image, self._fd, self._told = image, fd, told
-        self._offsets: dict[int, list[int]] = {}
-        self._root = image.root
+    def __init__(self, tree: Tree, fd: int, told: Callable[[str], None] = lambda text: None) -> None:
+        self._tree, self._fd, self._told = tree, fd, told
+        self._root = tree.root
         self._answers = {
             _LOOKUP: self._lookup,
             _GETATTR: self._getattr,
@@ -67,7 +66,7 @@ class Server:
             _INIT: self._init,
             _STATFS: self._statfs,
         }
-        if image.index.xattrs.count:  # else ENOSYS, once: the kernel then asks of no file any more
+        if tree.attributed:  # else ENOSYS, once: the kernel then asks of no file any more
             self._answers |= {_GETXATTR: self._getxattr, _LISTXATTR: self._listxattr}
 
     def run(self, seen: Callable[[], None] = lambda: None) -> None:
@@ -126,8 +125,8 @@ class Server:
 
     # -------------------------------------------------------------------------------------------- answers
 
-    def _at(self, node: int) -> int:
-        return self._root if node == 1 else node << 3
+    def _node(self, node: int) -> int:
+        return self._root if node == 1 else node
 
     def _init(self, node: int, data: bytes) -> list[bytes]:
         major, _, ahead, flags = _INIT_IN.unpack_from(data, 40)
@@ -140,73 +139,29 @@ class Server:
         ]
 
     def _lookup(self, node: int, data: bytes) -> list[bytes]:
-        name, image = data[40:-1], self._image
+        name = data[40:-1]
         if name in (b".", b".."):
             raise _Errno(errno.ENOENT)
-        position = image.lookup(image.attr(self._at(node)), name)
-        if position < 0:
-            return [_NEGATIVE]
-        at = position & FRAME - 1
-        return [image.frame(position >> 16)[at : at + 128]]
+        found = self._tree.lookup(self._node(node), name)
+        return [found[:128]] if found else [_NEGATIVE]
 
     def _getattr(self, node: int, data: bytes) -> list[bytes]:
-        position = self._at(node)
-        at = position & FRAME - 1
-        return [_ATTR_HEAD, self._image.frame(position >> 16)[at + 40 : at + 128]]
+        return [_ATTR_HEAD, self._tree.record(self._node(node))[40:128]]
 
     def _read(self, node: int, data: bytes) -> list[bytes]:
         _, offset, size, _ = _READ_IN.unpack_from(data, 40)
-        position = self._at(node)
-        frame, at = self._image.frame(position >> 16), position & FRAME - 1
-        return self._image.pieces(unpack(frame, at), offset, offset + size)  # type: ignore[return-value]
+        tree = self._tree
+        return tree.pieces(tree.attr(self._node(node)), offset, offset + size)  # type: ignore[return-value]
 
     def _readdirplus(self, node: int, data: bytes) -> list[bytes]:
         _, offset, size, _ = _READ_IN.unpack_from(data, 40)
-        folder = self._image.attr(self._at(node))
-        start, length = folder.a << 3, folder.b + (folder.c << 32)
-        at, stop = start + offset, start + length
-        out: list[bytes] = []
-        while at < stop:
-            number, inside = at >> 16, at & FRAME - 1
-            frame = self._image.frame(number)
-            borders = self._borders(number, frame, start)
-            limit = min(stop - (number << 16), inside + size, borders[-1])
-            end = borders[bisect_right(borders, limit) - 1]
-            if end > inside:
-                out.append(frame[inside:end])
-                size -= end - inside
-                if end < min(borders[-1], stop - (number << 16)):
-                    break  # full
-            elif borders[-1] > inside:
-                break  # the next one does not fit
-            at = number + 1 << 16
-        return out
-
-    def _borders(self, number: int, frame: bytes, start: int) -> list[int]:
-        """Where records begin in a frame, from a folder's start on, and where the last one ends."""
-        first = max(0, start - (number << 16))
-        key = number << 17 | first
-        found = self._offsets.get(key)
-        if found is None:
-            at, found, limit = first, [first], len(frame)
-            while at + HEAD < limit:
-                size = int.from_bytes(frame[at + 144 : at + 148], "little")
-                if not size:
-                    break
-                at += length_of(size)
-                if at > limit:
-                    break
-                found.append(at)
-            if len(self._offsets) > 512:
-                self._offsets.clear()
-            self._offsets[key] = found
-        return found
+        return self._tree.listing(self._node(node), offset, size)
 
     def _readdir(self, node: int, data: bytes) -> list[bytes]:
         """Only asked by kernels without READDIRPLUS: names and numbers out of the same records."""
         _, offset, size, _ = _READ_IN.unpack_from(data, 40)
         room, out = size, list[bytes]()
-        for part in self._readdirplus(node, data[:48] + struct.pack("<QII", offset, 1 << 30, 0)):
+        for part in self._tree.listing(self._node(node), offset, 1 << 30):
             at = 0
             while at < len(part):
                 length = length_of(int.from_bytes(part[at + 144 : at + 148], "little"))
@@ -219,26 +174,26 @@ class Server:
         return out
 
     def _readlink(self, node: int, data: bytes) -> list[bytes]:
-        return [self._image.text(self._image.attr(self._at(node)))]
+        return [self._tree.text(self._tree.attr(self._node(node)))]
 
     def _statfs(self, node: int, data: bytes) -> list[bytes]:
-        header = self._image.index.header
-        blocks, nodes = (
-            -(-self._image.source.size // 4096),
-            sum(header.counts[k] for k in ("files", "folders", "links")),
-        )
-        return [_STATFS_OUT.pack(blocks, 0, 0, nodes, 0, 4096, 255, 4096, 0)]
+        tree = self._tree
+        return [
+            _STATFS_OUT.pack(
+                -(-tree.size // 4096), 0, 0, sum(tree.counts.get(k, 0) for k in KINDS), 0, 4096, 255, 4096, 0
+            )
+        ]
 
     def _getxattr(self, node: int, data: bytes) -> list[bytes]:
         size, _ = _XATTR_IN.unpack_from(data, 40)
-        value = self._image.xattrs(self._image.attr(self._at(node))).get(data[48:-1])
+        value = self._tree.xattrs(self._tree.attr(self._node(node))).get(data[48:-1])
         if value is None:
             raise _Errno(errno.ENODATA)
         return self._sized(value, size)
 
     def _listxattr(self, node: int, data: bytes) -> list[bytes]:
         size, _ = _XATTR_IN.unpack_from(data, 40)
-        found = self._image.xattrs(self._image.attr(self._at(node)))
+        found = self._tree.xattrs(self._tree.attr(self._node(node)))
         return self._sized(b"".join(name + b"\0" for name in found), size)
 
     @staticmethod

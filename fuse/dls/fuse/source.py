@@ -84,8 +84,15 @@ def walk(root: bytes, keep: Attributes = no_attributes) -> Iterator[Item]:
             raise Conflict(f"{where} is no folder", code="not-a-folder", store=where, remedy="pack its folder")
     except OSError as exc:
         raise ours(exc, where, b"") from exc
-    inside = _scan(root + b"/", b"", where, keep)
-    yield Item(b"", info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, xattrs=keep(root), empty=not inside)
+    top = Item(b"", info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, xattrs=keep(root))
+    return ordered(top, lambda above: _scan(root + b"/" + above, above, where, keep))
+
+
+def ordered(top: Item, scan: Callable[[bytes], list[Row]]) -> Iterator[Item]:
+    """Items in the order of manifests, the root first.  `scan` gives what is in the folder with a path (with a slash
+    behind it; the root is ''), sorted."""
+    inside = scan(b"")
+    yield top._replace(empty=not inside)
     todo: list[tuple[bytes, Item | None, list[Row]]] = [(path, item, []) for path, item in reversed(inside)]
     while todo:
         at, item, rows = todo.pop()
@@ -95,10 +102,11 @@ def walk(root: bytes, keep: Attributes = no_attributes) -> Iterator[Item]:
             yield item
         else:
             # What is inside sorts at the name and a slash: after `name-x`, which is before `name/`.
-            inside = _scan(root + b"/" + at + b"/", at + b"/", where, keep)
+            place = at + b"/"
+            inside = scan(place)
             yield item._replace(empty=True) if not inside else item
             if inside:
-                place, i = at + b"/", len(todo)
+                i = len(todo)
                 while i and todo[i - 1][0] < place:
                     i -= 1
                 todo.insert(i, (place, None, inside))

@@ -7,8 +7,8 @@ import stat as st
 from collections.abc import Callable
 from contextlib import suppress
 
-from dls.fuse.image import Image
-from dls.fuse.records import Attr
+from dls.fuse.records import Attr, device_of
+from dls.fuse.tree import Tree
 from dls.logistics import digest as digests
 from dls.logistics import names
 from dls.logistics.entry import FILE, LINK, Entry
@@ -21,7 +21,7 @@ _STEP = 4 << 20
 
 
 def unpack(
-    image: Image, folder: str, *, progress: Progress | None = None, alive: Callable[[], None] = lambda: None
+    image: Tree, folder: str, *, progress: Progress | None = None, alive: Callable[[], None] = lambda: None
 ) -> Progress:
     """Write the tree into `folder`, which is absent or empty; Corrupt where a byte is not what was packed.
 
@@ -50,7 +50,7 @@ def unpack(
 
 
 class _Writing:
-    def __init__(self, image: Image, root: bytes, progress: Progress, alive: Callable[[], None]) -> None:
+    def __init__(self, image: Tree, root: bytes, progress: Progress, alive: Callable[[], None]) -> None:
         self._image, self._root, self._progress, self._alive = image, root, progress, alive
         self._is_root = os.geteuid() == 0
 
@@ -65,7 +65,7 @@ class _Writing:
                 os.mkdir(root + b"/" + path, 0o700)
                 folders.append((path, attr.node))
             elif kind in (1, 12) or (kind in (2, 6) and self._is_root):
-                os.mknod(root + b"/" + path, attr.mode, _device(attr.rdev))
+                os.mknod(root + b"/" + path, attr.mode, device_of(attr.rdev))
                 self._dress(root + b"/" + path, attr)
         for entry in image.manifest:
             self._alive()
@@ -76,7 +76,7 @@ class _Writing:
                 os.symlink(entry.target, root + b"/" + entry.path)
                 self._dress(root + b"/" + entry.path, attr)
         for path, node in reversed(folders):
-            self._dress(root + b"/" + path, image.attr(node << 3))
+            self._dress(root + b"/" + path, image.attr(node))
         self._dress(root, image.find(b""))
 
     def _file(self, entry: Entry) -> None:
@@ -118,7 +118,3 @@ def _write(fd: int, data: bytes | memoryview) -> None:
     done = os.write(fd, data)
     while done < len(data):
         done += os.write(fd, memoryview(data)[done:])
-
-
-def _device(number: int) -> int:
-    return os.makedev(number >> 8 & 0xFFF, number & 0xFF | number >> 12 & 0xFFF00)

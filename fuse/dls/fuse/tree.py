@@ -1,0 +1,145 @@
+"""A tree that is read only: what a mount, a store and a packer see of an image, of layers, of anything that has names.
+
+Nodes are numbers of 64 bits, as FUSE has them; paths are bytes, relative, '' the root.  Safe for several threads.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from dls.fuse import records
+from dls.fuse.records import Attr
+from dls.fuse.source import Item, Row, ordered
+from dls.logistics import names
+from dls.logistics.errors import Conflict, NotFound
+from dls.logistics.manifest import Manifest
+
+
+class Tree(ABC):
+    """Names and bytes, read only."""
+
+    name: str
+    """For people and errors."""
+    block: int
+    """Bytes that are best read at once."""
+    root: int
+    """Number of the root's node."""
+    size: int
+    """Bytes as they are stored."""
+    counts: dict[str, int]
+    """How many `files`, `folders`, `links`, `others`."""
+    attributed: bool
+    """Whether any node may have extended attributes."""
+
+    @abstractmethod
+    def record(self, node: int) -> bytes:
+        """The record of a node: `dls.fuse.records`; at least its first HEAD bytes."""
+
+    @abstractmethod
+    def lookup(self, folder: int, name: bytes) -> bytes:
+        """The record of a name in a folder, b'' where there is none."""
+
+    @abstractmethod
+    def listing(self, folder: int, offset: int, size: int) -> list[bytes]:
+        """Whole records of a folder from `offset` bytes on, at most `size` bytes: a reply to READDIRPLUS."""
+
+    @abstractmethod
+    def rows(self, folder: Attr) -> Iterator[tuple[bytes, Attr]]:
+        """The names in a folder, in order of bytes, without `.` and `..`."""
+
+    @abstractmethod
+    def pieces(self, attr: Attr, start: int, stop: int) -> list[bytes | memoryview]:
+        """The bytes `start … stop-1` of a file, as they lie; past the end gives what there is."""
+
+    @abstractmethod
+    def text(self, link: Attr) -> bytes:
+        """The text of a symbolic link."""
+
+    @abstractmethod
+    def xattrs(self, attr: Attr) -> dict[bytes, bytes]:
+        """The extended attributes of a node."""
+
+    @property
+    @abstractmethod
+    def manifest(self) -> Manifest:
+        """What the tree holds; Unsupported where digests are not known."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything.  Idempotent."""
+
+    # ------------------------------------------------------------------------------------- what follows
+
+    def attr(self, node: int) -> Attr:
+        """The attributes of a node."""
+        return records.unpack(self.record(node))
+
+    def find(self, path: bytes) -> Attr:
+        """The node of a path; NotFound with the path."""
+        attr = self.attr(self.root)
+        if path:
+            names.check(path)
+            for name in path.split(b"/"):
+                found = self.lookup(attr.node, name) if attr.mode >> 12 == 4 else b""
+                if not found:
+                    raise NotFound(
+                        f"there is no {names.show(path)} in {self.name}",
+                        code="no-such-key", key=names.show(path), store=self.name, remedy="check the name",
+                    )  # fmt: skip
+                attr = records.unpack(found)
+        return attr
+
+    def listdir(self, path: bytes = b"") -> list[bytes]:
+        """The names in a folder."""
+        return [name for name, _ in self.rows(self._folder(path))]
+
+    def walk(self, path: bytes = b"") -> Iterator[tuple[bytes, Attr]]:
+        """Everything below a folder, folders before what is in them."""
+        todo = [(path + b"/" if path else b"", self._folder(path))]
+        while todo:
+            prefix, folder = todo.pop()
+            inside = []
+            for name, attr in self.rows(folder):
+                yield prefix + name, attr
+                if attr.mode >> 12 == 4:
+                    inside.append((prefix + name + b"/", attr))
+            todo.extend(reversed(inside))
+
+    def _folder(self, path: bytes) -> Attr:
+        attr = self.find(path)
+        if attr.mode >> 12 != 4:
+            shown = names.show(path)
+            raise Conflict(f"{shown} is no folder", code="not-a-folder", key=shown, remedy="name a folder")
+        return attr
+
+    def read(self, attr: Attr, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes `start … stop-1` of a file."""
+        return b"".join(self.pieces(attr, start, attr.size if stop is None else stop))
+
+    def items(self) -> Iterator[Item]:
+        """Everything as a packer takes it: in order of the manifest, folders before what is in them, the root first."""
+        top = self.attr(self.root)
+        return ordered(self._item(b"", top), self._inside)
+
+    def _inside(self, above: bytes) -> list[Row]:
+        return [(above + name, self._item(above + name, attr)) for name, attr in self.rows(self.find(above[:-1]))]
+
+    def _item(self, path: bytes, attr: Attr) -> Item:
+        kind = attr.mode >> 12
+        return Item(
+            path, attr.mode, attr.uid, attr.gid, attr.mtime_ns, attr.size if kind in (8, 10) else 0,
+            (0, attr.ino) if attr.nlink > 1 and kind != 4 else None,
+            records.device_of(attr.rdev), self.text(attr) if kind == 10 else b"",
+            tuple(sorted(self.xattrs(attr).items())), False, attr.nlink if kind != 4 else 1,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
