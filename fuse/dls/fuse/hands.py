@@ -10,6 +10,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
+from dls.fuse.origin import Description
 from dls.fuse.work import Form, Worker
 from dls.logistics.errors import Unavailable
 
@@ -31,14 +32,14 @@ class Inline:
 class Process:
     """A worker process; it ends with its connection."""
 
-    def __init__(self, root: bytes, fd: int, form: Form) -> None:
+    def __init__(self, reader: Description, fd: int, form: Form) -> None:
         ours_end, theirs = Pipe()
         self.pipe: Connection = ours_end
         # Not `-m`: what goes through the pipe would be of a module named `__main__`.
         command = [sys.executable, "-c", "from dls.fuse.work import main; main()", str(theirs.fileno())]
         self._child = subprocess.Popen(command, pass_fds=(theirs.fileno(), fd), stdin=subprocess.DEVNULL)
         theirs.close()
-        self.pipe.send((root, fd, tuple(form)))
+        self.pipe.send((reader, fd, tuple(form)))
 
     def send(self, verb: str, job: int, *rest: Any) -> None:
         try:

@@ -21,8 +21,9 @@ from dls.fuse.codec import sum_of
 from dls.fuse.image import open_image
 from dls.fuse.index import EXTENT, PAGE, RAW, Header, Index, Out, mapped
 from dls.fuse.layout import Layout
+from dls.fuse.origin import FolderOrigin, Origin
 from dls.fuse.road import Road, hands_for
-from dls.fuse.source import Attributes, Item, no_attributes, walk
+from dls.fuse.source import Attributes, Item, no_attributes
 from dls.fuse.spool import Spool
 from dls.fuse.work import Form
 from dls.logistics import digest as digests
@@ -69,29 +70,32 @@ class Result(NamedTuple):
 
 
 def pack(
-    source: str | bytes,
+    source: str | bytes | Origin,
     image: str | bytes,
     options: Options = _PLAIN,
     progress: Progress | None = None,
     alive: Callable[[], None] = lambda: None,
 ) -> Result:
-    """Pack the folder `source` into the file `image`.  `alive` is called now and then and may raise to stop.
+    """Pack a folder, or what another origin gives, into the file `image`.
+
+    `alive` is called now and then and may raise to stop.
 
     Exists where there is one already; Conflict where the source changes meanwhile.
     """
     begun, collects = time.monotonic(), gc.isenabled()
+    origin = FolderOrigin(os.path.abspath(os.fsencode(source))) if isinstance(source, str | bytes) else source
     gc.disable()  # millions of small tuples, none in a cycle: looking through them takes a tenth of the time
     try:
-        return _packed(source, image, options, progress or Progress(), alive)._replace(seconds=time.monotonic() - begun)
+        return _packed(origin, image, options, progress or Progress(), alive)._replace(seconds=time.monotonic() - begun)
     finally:
         if collects:
             gc.enable()
 
 
 def _packed(
-    source: str | bytes, image: str | bytes, options: Options, progress: Progress, alive: Callable[[], None]
+    origin: Origin, image: str | bytes, options: Options, progress: Progress, alive: Callable[[], None]
 ) -> Result:
-    root, path = os.path.abspath(os.fsencode(source)), os.path.abspath(os.fsencode(image))
+    path = os.path.abspath(os.fsencode(image))
     shown = os.fsdecode(path)
     if os.path.lexists(path) and not options.replace:
         raise Exists(
@@ -105,7 +109,7 @@ def _packed(
         while True:
             target = _Target(path)
             try:
-                made = _Making(root, path, target.fd, options, progress, alive, counts)
+                made = _Making(origin, path, target.fd, options, progress, alive, counts)
                 made.data()
                 if made.settled():
                     result = made.finish()
@@ -165,10 +169,10 @@ class _Making:
     """One image being made in a nameless file."""
 
     def __init__(
-        self, root: bytes, path: bytes, fd: int, options: Options, progress: Progress, alive: Callable[[], None],
+        self, origin: Origin, path: bytes, fd: int, options: Options, progress: Progress, alive: Callable[[], None],
         counts: dict[Any, int],
     ) -> None:  # fmt: skip
-        self._root, self._path, self._fd, self._options = root, path, fd, options
+        self._origin, self._path, self._fd, self._options = origin, path, fd, options
         self._progress, self._alive = progress, alive
         self._folder = os.path.dirname(path)
         self._blocks, self._segments = self._spools(), self._spools()
@@ -183,10 +187,11 @@ class _Making:
     def data(self) -> None:
         """Everything up to the tables."""
         options = self._options
-        items, count = walk(self._root, options.attributes), options.workers
+        items, count = self._origin.items(options.attributes), options.workers
         if options.owner is not None:
             uid, gid = options.owner
             items = (item._replace(uid=uid, gid=gid) for item in items)
+        reader = self._origin.reader()
         if count < 0:
             first: list[Item] = []
             for item in items:
@@ -195,10 +200,10 @@ class _Making:
                     break
             count = min(_MOST_WORKERS, len(os.sched_getaffinity(0))) if len(first) >= _SMALL_TREE else 0
             items = _chained(first, items)
-        hands = hands_for(count, self._root, self._fd, options.form)
+        hands = hands_for(count, reader, self._fd, options.form)
         try:
             road = Road(
-                self._root, self.layout, hands, self._blocks, self._spools,
+                reader, self.layout, hands, self._blocks, self._spools,
                 form=options.form, duplicates=options.duplicates, progress=self._progress, alive=self._alive,
             )  # fmt: skip
             for segment in cut(road.entries(items)):

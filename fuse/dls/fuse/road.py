@@ -5,7 +5,6 @@ Each step is taken in the order of the jobs, so what is decided hangs on the tre
 
 from __future__ import annotations
 
-import os
 import struct
 import threading
 from array import array
@@ -18,14 +17,14 @@ from dls.fuse import records, squashfs
 from dls.fuse.hands import Hand, Inline, Process, heard
 from dls.fuse.index import EXTENT
 from dls.fuse.layout import NOWHERE, Layout, Place
+from dls.fuse.origin import Description, File, Reader, opened
 from dls.fuse.seen import Seen
-from dls.fuse.source import Item, changed
+from dls.fuse.source import Item
 from dls.fuse.spool import Spool
-from dls.fuse.work import File, Form, Packed, Worker, untold
+from dls.fuse.work import Form, Packed, Worker, untold
 from dls.logistics import digest as digests
 from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry
 from dls.logistics.errors import DlsError
-from dls.logistics.stores.posix_errors import ours
 from dls.logistics.transfer.progress import Progress
 
 BATCH_FILES: Final = 512
@@ -76,25 +75,21 @@ class _Large:
 class _Whole(threading.Thread):
     """Hashes a large file beside those who compress its stretches; the bytes come from the kernel's cache."""
 
-    def __init__(self, root: bytes, file: File) -> None:
+    def __init__(self, reader: Reader, file: File) -> None:
         super().__init__(name="dls-pack-hash", daemon=True)
-        self._root, self._file = root, file
+        self._reader, self._file = reader, file
         self.digest = b""
         self.error: DlsError | None = None
         self.start()
 
     def run(self) -> None:
-        hasher, where = digests.Hasher(0), os.fsdecode(self._root)
+        hasher = digests.Hasher(0)
         try:
-            with open(self._root + b"/" + self._file.path, "rb", buffering=0) as source:
-                while data := source.read(1 << 20):
-                    hasher.update(data)
-                changed_ns = os.fstat(source.fileno()).st_mtime_ns
-            if hasher.length != self._file.size or changed_ns != self._file.mtime_ns:
-                self.error = changed(where, self._file.path)
+            for body in self._reader.stretch(self._file._replace(stop=self._file.size)):
+                hasher.update(body)
             self.digest = hasher.digest()
-        except OSError as exc:
-            self.error = ours(exc, where, self._file.path)
+        except DlsError as error:
+            self.error = error
 
     def wait(self) -> bytes:
         """The digest."""
@@ -108,10 +103,10 @@ class Road:
     """Packs items; `entries` walks all the way."""
 
     def __init__(
-        self, root: bytes, layout: Layout, hands: Sequence[Hand], blocks: Spool, spools: Callable[[], Spool], *,
+        self, reader: Description, layout: Layout, hands: Sequence[Hand], blocks: Spool, spools: Callable[[], Spool], *,
         form: Form, duplicates: bool, progress: Progress, alive: Callable[[], None],
     ) -> None:  # fmt: skip
-        self._root, self._layout, self._hands, self._blocks = root, layout, hands, blocks
+        self._reader, self._layout, self._hands, self._blocks = reader, layout, hands, blocks
         self._form, self._duplicates, self._progress, self._alive = form, duplicates, progress, alive
         self.twice = 0
         """Files whose content was there already."""
@@ -176,7 +171,7 @@ class Road:
 
     def _stretches(self, item: Item) -> Iterator[_Job | None]:
         file = File(item.path, item.size, item.mtime_ns)
-        large = _Large(item, _Whole(self._root, file))
+        large = _Large(item, _Whole(opened(self._reader), file))
         if self._duplicates and item.size in self._large_sizes:
             yield None
             if (known := self._large.get(large.whole.wait())) is not None:
@@ -349,8 +344,8 @@ class Road:
         return None
 
 
-def hands_for(count: int, root: bytes, fd: int, form: Form) -> Sequence[Hand]:
+def hands_for(count: int, reader: Description, fd: int, form: Form) -> Sequence[Hand]:
     """So many processes; 0: this one."""
     if not count:
-        return [Inline(Worker(root, fd, form))]
-    return [Process(root, fd, form) for _ in range(count)]
+        return [Inline(Worker(opened(reader), fd, form))]
+    return [Process(reader, fd, form) for _ in range(count)]

@@ -12,16 +12,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from dls.fuse.codec import Packer, Unpacker, sum_of
 from dls.fuse.index import RAW
-from dls.fuse.source import changed
+from dls.fuse.origin import File, Reader, opened
 from dls.logistics import digest as digests
 from dls.logistics.errors import KINDS, Corrupt, DlsError
 from dls.logistics.stores.posix_errors import ours
-
-_STRETCH: Final = 1 << 20
 
 
 class Form(NamedTuple):
@@ -34,16 +32,6 @@ class Form(NamedTuple):
     shared: int = 32 << 10
     """A shared block takes no further file from here on."""
     level: int = 3
-
-
-class File(NamedTuple):
-    """A file to read whole, or from `start` to `stop`."""
-
-    path: bytes
-    size: int
-    mtime_ns: int
-    start: int = 0
-    stop: int = -1
 
 
 class Packed(NamedTuple):
@@ -59,8 +47,8 @@ class Packed(NamedTuple):
 class Worker:
     """Does jobs; several may be under way."""
 
-    def __init__(self, root: bytes, target: int, form: Form) -> None:
-        self._root, self._target, self._form = root + b"/", target, form
+    def __init__(self, reader: Reader, target: int, form: Form) -> None:
+        self._reader, self._target, self._form = reader, target, form
         self._packer, self._unpacker = Packer(form.level), Unpacker()
         self._bodies: dict[int, list[bytes]] = {}
         self._ready: dict[int, list[bytes]] = {}
@@ -74,29 +62,10 @@ class Worker:
         if len(files) == 1 and files[0].stop >= 0:
             self._stretches[job] = files[0]
             return b""
-        bodies = [self._body(file) for file in files]
+        bodies = self._reader.bodies(files)
         self._bodies[job] = bodies
         of = digests.of
         return b"".join([of(body) for body in bodies])
-
-    def _body(self, file: File) -> bytes:
-        path, size, mtime_ns, _, _ = file
-        try:
-            fd = os.open(self._root + path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                body = os.read(fd, size + 1)
-                while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))):
-                    body += more
-                info = os.fstat(fd)
-            finally:
-                os.close(fd)
-        except FileNotFoundError:
-            raise changed(os.fsdecode(self._root[:-1]), path) from None
-        except OSError as exc:
-            raise ours(exc, os.fsdecode(self._root[:-1]), path) from exc
-        if len(body) != size or info.st_mtime_ns != mtime_ns:
-            raise changed(os.fsdecode(self._root[:-1]), path)
-        return body
 
     # ------------------------------------------------------------------------------------------ compressing
 
@@ -173,30 +142,12 @@ class Worker:
         block = self._form.block
         hasher = digests.Hasher(0)
         stored, sums, data = list[int](), list[int](), list[bytes]()
-        where = os.fsdecode(self._root[:-1])
-        try:
-            fd = os.open(self._root + file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                for at in range(file.start, file.stop, _STRETCH):
-                    size = min(_STRETCH, file.stop - at)
-                    body = os.pread(fd, size, at)
-                    if len(body) != size:
-                        raise changed(where, file.path)
-                    hasher.update(body)
-                    parts = [body[i : i + block] for i in range(0, size, block)]
-                    some = self._compressed(parts, set())
-                    stored += some[0]
-                    sums += some[1]
-                    data += some[2]
-                info = os.fstat(fd)
-            finally:
-                os.close(fd)
-        except FileNotFoundError:
-            raise changed(where, file.path) from None
-        except OSError as exc:
-            raise ours(exc, where, file.path) from exc
-        if info.st_size != file.size or info.st_mtime_ns != file.mtime_ns:
-            raise changed(where, file.path)
+        for body in self._reader.stretch(file):
+            hasher.update(body)
+            some = self._compressed([body[i : i + block] for i in range(0, len(body), block)], set())
+            stored += some[0]
+            sums += some[1]
+            data += some[2]
         self._ready[job] = data
         return Packed(stored, sums, [], [(0, -1, 0)]), hasher.digest()
 
@@ -233,10 +184,10 @@ def main() -> None:
     """A worker process: messages come and go over the connection whose number is the first argument."""
     gc.disable()  # nothing here is in a cycle
     pipe = Connection(int(sys.argv[1]))
-    root, target, form = pipe.recv()
-    worker = Worker(root, target, Form(*form))
-    verbs: dict[str, Callable[..., Any]] = {"read": worker.read, "pack": worker.pack, "write": worker.write}
+    description, target, form = pipe.recv()
     try:
+        worker = Worker(opened(description), target, Form(*form))
+        verbs: dict[str, Callable[..., Any]] = {"read": worker.read, "pack": worker.pack, "write": worker.write}
         while (message := pipe.recv()) is not None:
             verb, job, *rest = message
             try:
