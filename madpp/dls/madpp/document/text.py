@@ -119,10 +119,21 @@ def parse(text: str, faults: Faults) -> Node | None:
     """The tree of a document; None where there is none.  Faults are added, at most one of broken syntax: the last."""
     import yaml
 
-    reader = _Reader(text, faults)
+    return _parsed(text, faults, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def _parsed(text: str, faults: Faults, loader: Any) -> Node | None:
+    import yaml
+
+    before = len(faults.found), faults.more
     try:
-        return reader.document()
+        return _Reader(text, faults, loader).document()
     except yaml.MarkedYAMLError as exc:
+        if "nesting depth" in (exc.problem or "") and loader is not yaml.SafeLoader:
+            # Newer libyaml stops far ahead of what it has told: Python's own parser comes to our limit first.
+            del faults.found[before[0] :]
+            faults.more = before[1]
+            return _parsed(text, faults, yaml.SafeLoader)
         mark = exc.problem_mark or exc.context_mark
         at = Fault(mark.line + 1, mark.column + 1, "") if mark else Fault(1, 1, "")
         faults.add(at, *_broken(text, at))
@@ -141,12 +152,13 @@ class _Enough(Exception):
 class _Reader:
     text: str
     faults: Faults
+    loader: Any
     events: Iterator[Any] = field(init=False)
 
     def __post_init__(self) -> None:
         import yaml
 
-        self.events = yaml.parse(self.text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        self.events = yaml.parse(self.text, Loader=self.loader)
 
     def document(self) -> Node | None:
         """The one document of a stream."""
