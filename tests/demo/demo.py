@@ -15,11 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from environment import small_files  # noqa: E402
 
 from components.compare import same_tree  # noqa: E402 - after the path is set
 from components.exchange import Fault  # noqa: E402
@@ -52,12 +56,13 @@ class Demo:
         if text:
             print(f"   {text}")
 
-    def dls(self, *words: str | Path, show: bool = True, status: int = 0) -> None:
-        """Run a command as a person does, and show it."""
+    def dls(self, *words: str | Path, show: bool = True, status: int = 0, by: Sequence[str] = ()) -> None:
+        """Run a command as a person does, and show it; `by`: words before it, for another user."""
         shown = " ".join(str(w) for w in words)
         if show:
             print(f"   $ dls {shown}", flush=True)
-        done = subprocess.run([DLS, *words], env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        env = {**self.env, "DLS_HOME": str(self.work / "user" / "home")} if by else self.env
+        done = subprocess.run([*by, DLS, *words], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if show:
             for line in (done.stdout + done.stderr).splitlines():
                 print(f"     {line}")
@@ -166,26 +171,11 @@ def told(demo: Demo) -> dict[str, Any]:
     print("   " + (out / "kinds.csv").read_text().splitlines()[1])
     demo.dls("buffer", "release", made["buffer"])
 
-    demo.say("Many files as one", "an image that any kernel mounts; ours checks every byte that is read.")
-    image, folder = demo.work / "earth.sqfs", demo.work / "mounted"
-    folder.mkdir()
-    packed = demo.ask("pack", source, image)
-    print(f"   {packed['files']} files, {packed['bytes'] / 1e6:.0f} MB, in one of {packed['stored'] / 1e6:.0f} MB")
-    demo.dls("mount", image, folder)
-    try:
-        differences = same_tree(source, folder)
-        if differences:
-            raise SystemExit(f"the mounted tree differs: {differences[:5]}")
-        print("   an independent comparison finds no difference between source and mount; a job runs on it:")
-        again = subprocess.run(
-            [sys.executable, analyse, folder], cwd=demo.work, capture_output=True, text=True, check=False
-        )
-        if again.returncode:
-            raise SystemExit(f"the job failed on the mount: {again.stderr[-300:]}")
-        print(f"   {again.stdout.strip()[:100] or 'done'}")
-    finally:
-        demo.dls("umount", folder)
-    demo.dls("verify", image)
+    demo.say(
+        "Many small files as one",
+        "a Python environment as an image that any kernel mounts; every byte read is checked.",
+    )
+    packed = small_files(demo)
 
     demo.say("What the catalogue knows", "nobody was asked to write any of this down.")
     demo.dls("catalogue", "list")
@@ -197,7 +187,7 @@ def told(demo: Demo) -> dict[str, Any]:
         "requests_before_kill": first,
         "requests_after_kill": second,
         "buffer": staged["buffer"],
-        "image": packed["stored"],
+        "image": packed,
         "lineage": {"stage_in": staged["activity"], "compute": made["activity"], "stage_out": saved["activity"]},
     }
 
