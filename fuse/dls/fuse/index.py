@@ -230,6 +230,16 @@ class Index:
         for table in (self.frames, self.blocks, self.names, self.xattrs, self.segments):
             table.check()
 
+    def check_all(self) -> None:
+        """As `check`, and look at everything that the rows of the tables lead to, but the blocks of the image."""
+        self.check()
+        for rows, name in ((self.frames, "frame data"), (self.xattrs, "xattr data"), (self.segments, "segment data")):
+            data = self.section(name)
+            for number in range(rows.count):
+                at, size, check = rows[number]
+                if at + size > len(data) or sum_of(data[at : at + size]) != check:
+                    raise damaged(f"its section {name!r}")
+
     def section(self, name: str) -> memoryview:
         """The bytes of a section."""
         try:

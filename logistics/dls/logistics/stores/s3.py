@@ -161,6 +161,10 @@ class S3Store:
         target = self._found(key)
         return self.wire.stream(target, show(key), start, stop, lambda reply: self._refused(reply, key))
 
+    def read_version(self, key: bytes, stamp: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        target, etag = self._found(key), stamp.rpartition(b"\0")[0]
+        return self.wire.stream(target, show(key), start, stop, lambda reply: self._refused(reply, key), etag)
+
     def write(self, key: bytes, chunks: Iterable[bytes], *, mode: int = NO_MODE, mtime_ns: int = NO_TIME) -> bytes:
         target, source = self._made(key), iter(chunks)
         held, last = _gathered(source, digests.BLOCK)
