@@ -288,6 +288,8 @@ class Image(Tree):
                 inside += a + b
         except struct.error as exc:
             raise damaged("extended attributes") from exc
+        if inside > size or any(not name or b"\0" in name for name in out):
+            raise damaged("extended attributes")
         return out
 
     # --------------------------------------------------------------------------------------------- bytes
@@ -298,8 +300,8 @@ class Image(Tree):
         raw, size = size & RAW, size & ~RAW
         if not size:
             return bytes(plain)
-        if size > max(plain, self.block):  # what does not shrink is stored as it is
-            raise damaged("a block is larger than blocks are")
+        if size > max(plain, self.block) or at + size > self.size:  # what does not shrink is stored as it is
+            raise damaged("a block is larger than blocks are, or lies outside")
         data = self.source.at(at, size)
         if len(data) != size or sum_of(data) != check:
             data = self.source.again(at, size)
