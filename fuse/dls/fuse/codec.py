@@ -15,6 +15,8 @@ import zstandard
 from dls.logistics.errors import Corrupt
 
 LEVEL: Final = 3
+_WINDOW: Final = 8 << 20
+"""Memory that a frame may ask for to be decoded, where it does not say how much it holds."""
 Bytes = bytes | bytearray | memoryview
 
 
@@ -43,7 +45,7 @@ class Unpacker:
     """Decodes frames; not for several threads at once."""
 
     def __init__(self) -> None:
-        self._zstd = zstandard.ZstdDecompressor()
+        self._zstd = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
 
     def one(self, data: Bytes, most: int) -> bytes:
         """The content of a frame that may hold at most `most` bytes; Corrupt otherwise."""

@@ -27,7 +27,7 @@ from dls.fuse.tree import Tree
 from dls.logistics import digest as digests
 from dls.logistics import names
 from dls.logistics.entry import FILE, Entry
-from dls.logistics.errors import Corrupt, DlsError, Invalid
+from dls.logistics.errors import Conflict, Corrupt, DlsError, Invalid
 from dls.logistics.manifest import Manifest
 from dls.logistics.stores.posix_errors import ours
 
@@ -36,6 +36,10 @@ _BLOCKS_KEPT: Final = 64
 _AHEAD: Final = 256 << 20
 """Bytes of an index that the kernel is asked to bring at once."""
 _MARK: Final = ~LOW
+_PROBES: Final = 1 << 16
+"""Slots looked at for one name; a table that is three quarters full needs some hundred at the very most."""
+_OFF_AND_SIZE: Final = struct.Struct("<QI")
+_NO_NAMES: Final = frozenset({b"", b".", b".."})
 
 
 class Source(Protocol):
@@ -66,16 +70,23 @@ class LocalFile:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as exc:
             raise ours(exc, path) from exc
-        self.size = os.fstat(self.fd).st_size
+        info = os.fstat(self.fd)
+        self.size, self._time = info.st_size, info.st_mtime_ns
 
     def at(self, offset: int, size: int) -> bytes:
-        """From the file."""
+        """From the file; Conflict where somebody wrote into it since it was opened."""
         try:
             data = os.pread(self.fd, size, offset)
+            while 0 < len(data) < size and (more := os.pread(self.fd, size - len(data), offset + len(data))):
+                data += more
+            info = os.fstat(self.fd)
         except OSError as exc:
             raise ours(exc, self.name) from exc
-        while 0 < len(data) < size and (more := os.pread(self.fd, size - len(data), offset + len(data))):
-            data += more
+        if info.st_mtime_ns != self._time or info.st_size != self.size:
+            raise Conflict(
+                f"{self.name} was written to since it was opened",
+                code="source-changed", store=self.name, remedy="mount or open it again",
+            )  # fmt: skip
         return data
 
     def again(self, offset: int, size: int) -> bytes:
@@ -123,6 +134,7 @@ class Image(Tree):
         if found is not None:
             return found
         at, stored, check = self.index.frames[number]
+        self.source.at(0, 0)  # an image that is overwritten in place is told before old and new names mix
         data = self._frame_data[at : at + stored]
         if len(data) != stored or sum_of(data) != check:
             raise damaged(f"frame {number} of its names")
@@ -158,7 +170,7 @@ class Image(Tree):
         at = hashed >> 20 & mask
         start, stop = above.a << 3, (above.a << 3) + above.b + (above.c << 32)
         want = len(name)
-        for _ in range(table.count):
+        for _ in range(min(table.count, _PROBES)):
             (slot,) = table[at]
             if not slot:
                 return b""
@@ -184,6 +196,8 @@ class Image(Tree):
             borders = self._borders_in(number, frame, start)
             limit = min(stop - (number << 16), inside + size, borders[-1])
             end = borders[bisect_right(borders, limit) - 1]
+            if end == borders[-1] < stop - (number << 16) and any(frame[end + 144 : end + 148]):
+                raise damaged("a listing is not in order")
             if end > inside:
                 out.append(frame[inside:end])
                 size -= end - inside
@@ -195,18 +209,19 @@ class Image(Tree):
         return out
 
     def _borders_in(self, number: int, frame: bytes, start: int) -> list[int]:
-        """Where records begin in a frame, from a folder's start on, and where the last one ends."""
+        """Where records begin in a frame, from a folder's start on, and where the last one of that folder ends: each
+        says where the next one is, and the kernel goes there, so it must be so."""
         first = max(0, start - (number << 16))
         key = number << 17 | first
         found = self._borders.get(key)
         if found is None:
-            at, found, limit = first, [first], len(frame)
+            at, found, limit, base = first, [first], len(frame), (number << 16) - start
             while at + HEAD < limit:
-                size = int.from_bytes(frame[at + 144 : at + 148], "little")
+                said, size = _OFF_AND_SIZE.unpack_from(frame, at + 136)
                 if not size:
                     break
                 at += length_of(size)
-                if at > limit:
+                if at > limit or said != base + at:
                     break
                 found.append(at)
             if len(self._borders) > 512:
@@ -228,10 +243,23 @@ class Image(Tree):
                         raise damaged("a record crosses its frame")
                     break
                 if number > 1:
-                    yield frame[inside + HEAD : inside + HEAD + size], records.unpack(frame, inside)
+                    name, attr = frame[inside + HEAD : inside + HEAD + size], records.unpack(frame, inside)
+                    if b"/" in name or b"\0" in name or name in _NO_NAMES:
+                        raise damaged("it holds a name that cannot be")
+                    if attr.mode >> 12 == 4 and attr.a >= folder.a:  # what is inside is written first
+                        raise damaged("a folder is inside itself")
+                    yield name, attr
                 number += 1
                 inside += length
             at = (at | FRAME - 1) + 1
+
+    def walk(self, path: bytes = b"") -> Iterator[tuple[bytes, Attr]]:
+        """Everything below a folder, folders before what is in them."""
+        most = self.index.names.count
+        for number, row in enumerate(super().walk(path)):
+            if number >= most:  # each name has a slot of its own
+                raise damaged("it shows more names than it holds")
+            yield row
 
     def text(self, link: Attr) -> bytes:
         """The text of a symbolic link."""
@@ -250,13 +278,18 @@ class Image(Tree):
         if len(data) != size or sum_of(data) != check:
             raise damaged("extended attributes")
         out: dict[bytes, bytes] = {}
-        (count,) = struct.unpack_from("<H", data)
-        inside = 2
-        for _ in range(count):
-            a, b = struct.unpack_from("<HI", data, inside)
-            inside += 6
-            out[data[inside : inside + a]] = data[inside + a : inside + a + b]
-            inside += a + b
+        try:
+            (count,) = struct.unpack_from("<H", data)
+            inside = 2
+            for _ in range(count):
+                a, b = struct.unpack_from("<HI", data, inside)
+                inside += 6
+                out[data[inside : inside + a]] = data[inside + a : inside + a + b]
+                inside += a + b
+        except struct.error as exc:
+            raise damaged("extended attributes") from exc
+        if inside > size or any(not name or b"\0" in name for name in out):
+            raise damaged("extended attributes")
         return out
 
     # --------------------------------------------------------------------------------------------- bytes
@@ -267,6 +300,8 @@ class Image(Tree):
         raw, size = size & RAW, size & ~RAW
         if not size:
             return bytes(plain)
+        if size > max(plain, self.block) or at + size > self.size:  # what does not shrink is stored as it is
+            raise damaged("a block is larger than blocks are, or lies outside")
         data = self.source.at(at, size)
         if len(data) != size or sum_of(data) != check:
             data = self.source.again(at, size)

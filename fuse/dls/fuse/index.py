@@ -73,10 +73,16 @@ class Header:
         """What `encode` made; Corrupt otherwise."""
         try:
             found = json.loads(data)
-            found["sections"] = {str(k): (int(a), int(b)) for k, (a, b) in found["sections"].items()}
-            return cls(**{name: found[name] for name in cls.__slots__})
-        except (ValueError, TypeError, KeyError) as exc:
+            found["sections"] = {k: (a, b) for k, (a, b) in found["sections"].items()}
+            header = cls(**{name: found[name] for name in cls.__slots__})
+            numbers = [header.root, header.space, header.slots, *header.counts.values()]
+            numbers += [n for pair in header.sections.values() for n in pair]
+            numbers += [header.image["bytes"], header.image["block"]]
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
             raise damaged("its header cannot be read") from exc
+        if not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers) or not isinstance(header.digests, dict):
+            raise damaged("its header says what cannot be")
+        return header
 
 
 def damaged(why: str, **facts: Any) -> Corrupt:
@@ -183,12 +189,12 @@ class Table:
     __slots__ = ("_bad", "_data", "_rows", "_sums", "_unpack", "_wanting", "count")
 
     def __init__(self, data: memoryview, sums: memoryview, row: struct.Struct) -> None:
+        if len(sums) != -(-len(data) // PAGE) * 4 or len(data) % row.size or PAGE % row.size:
+            raise damaged("a table has another size than its sums")
         self._data, self._sums = data, sums.cast("I")
         self._unpack, self._rows = row.unpack_from, row.size
         self._wanting = bytearray(b"\1") * len(self._sums)
         self.count = len(data) // row.size
-        if len(self._sums) != -(-len(data) // PAGE) or len(data) % row.size or PAGE % row.size:
-            raise damaged("a table has another size than its sums")
 
     def __getitem__(self, i: int) -> tuple[int, ...]:
         at = i * self._rows
@@ -222,13 +228,23 @@ class Index:
         self.names = self._table("names", SLOT)
         self.xattrs = self._table("xattrs", EXTENT)
         self.segments = self._table("segments", EXTENT)
-        if self.names.count != header.slots or header.slots & (header.slots - 1):
+        if self.names.count != header.slots or header.slots & (header.slots - 1) or not header.slots:
             raise damaged("its table of names has a wrong size")
 
     def check(self) -> None:
         """Look at every page of every table now; Corrupt where one is not what was written."""
         for table in (self.frames, self.blocks, self.names, self.xattrs, self.segments):
             table.check()
+
+    def check_all(self) -> None:
+        """As `check`, and look at everything that the rows of the tables lead to, but the blocks of the image."""
+        self.check()
+        for rows, name in ((self.frames, "frame data"), (self.xattrs, "xattr data"), (self.segments, "segment data")):
+            data = self.section(name)
+            for number in range(rows.count):
+                at, size, check = rows[number]
+                if at + size > len(data) or sum_of(data[at : at + size]) != check:
+                    raise damaged(f"its section {name!r}")
 
     def section(self, name: str) -> memoryview:
         """The bytes of a section."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
-from dls.fuse import squashfs
+from dls.fuse import leftovers, squashfs
 from dls.fuse.codec import sum_of
 from dls.fuse.image import open_image
 from dls.fuse.index import EXTENT, PAGE, RAW, Header, Index, Out, mapped
@@ -128,8 +128,9 @@ class _Target:
 
     def __init__(self, path: bytes) -> None:
         self._path, self._folder = path, os.path.dirname(path)
-        self._hidden = self._folder + b"/.dls-" + os.urandom(8).hex().encode()
+        self._hidden = leftovers.hidden(self._folder)
         self._named = False
+        leftovers.sweep(self._folder)
         try:
             self.fd = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
         except OSError as exc:
@@ -137,6 +138,7 @@ class _Target:
                 raise
             self.fd = os.open(self._hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
             self._named = True
+        leftovers.hold(self.fd)
 
     def appear(self, replace: bool) -> None:
         """Give it its name, complete and synced, in one step."""

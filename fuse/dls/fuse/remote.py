@@ -2,8 +2,10 @@
 
     with open_remote(store, b"tree.sqfs", cache_folder="/tmp/pieces") as image: …
 
-A piece is 256 KiB.  Reading in order fetches ahead, up to 4 MiB a request; neighbours that are missing come in
-one request.  What comes is checked like what lies here: by the sums of the index, and the index by its own.
+A piece is 256 KiB.  Neighbours that are missing come in one request; who reads in order finds the next pieces on
+their way (`dls.fuse.order`), fetched by other threads over connections of their own.  One piece is fetched once,
+however many threads and processes want it.  What comes is checked like what lies here: by the sums of the index, and
+the index by its own before it is kept.
 """
 
 from __future__ import annotations
@@ -11,53 +13,111 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any, Final
 
 from dls.fuse.cache import Cache
 from dls.fuse.image import Image, index_size, matched, open_image
-from dls.fuse.index import Index, mapped
+from dls.fuse.index import FOOTER, Index, mapped
+from dls.fuse.order import MOST, Order
 from dls.logistics import digest as digests
 from dls.logistics import names
-from dls.logistics.errors import Corrupt
+from dls.logistics.errors import Conflict, Corrupt, DlsError, NotFound, Unavailable
 from dls.logistics.registry import open_store
-from dls.logistics.store import Store
+from dls.logistics.store import Store, Versioned
 from dls.logistics.url import parse
 
 PIECE: Final = 256 << 10
-MOST: Final = 16
-"""Pieces in one request."""
-KEPT: Final = 64
+REQUEST: Final = 8
+"""Pieces in one request that is made ahead."""
+KEPT: Final = 96
 """Pieces kept in memory."""
+CONNECTIONS: Final = 3
+"""Requests ahead under way at once, beside those that somebody waits for."""
+LIMIT: Final = 10 << 30
+PATIENCE_S: Final = 15.0
+"""Silence of a service after which whoever reads gets an error."""
+_DOWN_S: Final = 0.5
+"""After a service did not answer, whoever asks in this time is told so at once: many requests wait behind one that
+hangs, and each would hang for as long."""
 _TAIL: Final = 64 << 10
 """What is read first, from the end: the footer, and a small index whole."""
-LIMIT: Final = 10 << 30
+_STRETCH: Final = 8 << 20
+"""Bytes of an index in one request."""
+_Range = range  # inside the class it is a verb
+_NETWORK: Final = ("http", "https", "s3", "s3+http", "s3+https")
+
+
+class _Coming:
+    """A piece that somebody is fetching."""
+
+    __slots__ = ("data", "done")
+
+    def __init__(self) -> None:
+        self.done, self.data = threading.Event(), b""
 
 
 class RemoteFile:
-    """The stored bytes of an image behind a store.  Safe for several threads."""
+    """The stored bytes of one version of an object behind a store.  Safe for several threads, and after a fork."""
 
-    def __init__(self, store: Store, key: bytes, cache: tuple[str, int] | None) -> None:
+    def __init__(self, store: Store, key: bytes, cache: tuple[str, int] | None = None) -> None:
         self.name = f"{store.url}/{names.show(key)}"
         self._store, self._key = store, key
         found = store.stat(key)
-        self.size = found.entry.size
-        version = digests.of(self.name.encode() + b"\0" + found.stamp).hex()[:32]
-        self._cache = Cache(cache[0], version, cache[1]) if cache else None
+        self.size, self._stamp = found.entry.size, found.stamp
+        self._keep = cache
+        self._cache: Cache | None = None
+        self.content(self.name.encode() + b"\0" + found.stamp)
         self._held: OrderedDict[int, bytes] = OrderedDict()
+        self._coming: dict[int, _Coming] = {}
+        self._order = Order((self.size - 1) // PIECE)
         self._lock = threading.Lock()
-        self._next, self._window = 0, 1
-        self.requests = 0
+        self._ahead: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
+        self._threads, self._owner = 0, 0
+        self._down: tuple[float, Unavailable] | None = None
+        self.requests = self.waited = 0
+        """Requests made, and how often somebody had to wait for one."""
+
+    def content(self, name: bytes) -> None:
+        """Say what no other content has: pieces are kept under this name, whatever address they came from."""
+        if self._keep is not None:
+            self._cache = Cache(self._keep[0], digests.of(name).hex()[:32], self._keep[1])
+
+    # --------------------------------------------------------------------------------------------- the store
 
     def range(self, start: int, stop: int) -> bytes:
-        """Bytes straight from the store, all of them or an error."""
+        """Bytes straight from the store: all of them, of the version that was opened, or an error."""
+        if self._down is not None and time.monotonic() < self._down[0]:
+            why = self._down[1]
+            raise Unavailable(why.message, code=why.code, remedy=why.remedy, **why.facts)
         self.requests += 1
-        data = b"".join(self._store.read(self._key, start, stop))
+        store = self._store
+        try:
+            if isinstance(store, Versioned):
+                data = b"".join(store.read_version(self._key, self._stamp, start, stop))
+            else:
+                data = b"".join(store.read(self._key, start, stop))
+        except Unavailable as error:
+            self._down = time.monotonic() + _DOWN_S, error
+            raise
+        except (Conflict, NotFound) as error:
+            raise self._changed() from error
+        self._down = None
         if len(data) != stop - start:
-            raise Corrupt(
-                f"{self.name} is not as long as it was", code="bad-image", store=self.name, remedy="mount it again"
-            )
+            raise self._changed()
         return data
+
+    def _changed(self) -> Conflict:
+        return Conflict(
+            f"{self.name} changed, or went, since it was opened",
+            code="source-changed", store=self.name, remedy="mount or open it again",
+        )  # fmt: skip
+
+    # --------------------------------------------------------------------------------------------- pieces
 
     def at(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset`, fewer at the end."""
@@ -72,38 +132,41 @@ class RemoteFile:
         return whole[offset - first * PIECE : stop - first * PIECE]
 
     def again(self, offset: int, size: int) -> bytes:
-        """The same, fetched anew."""
-        first, last = offset // PIECE, (min(offset + size, self.size) - 1) // PIECE
-        self._fetch(first, last)
-        return self.at(offset, size)
+        """The same, fetched anew, past all that is kept on the way, and in its place."""
+        stop = min(offset + size, self.size)
+        if offset >= stop:
+            return b""
+        first, last = offset // PIECE, (stop - 1) // PIECE
+        data = self.range(first * PIECE, min((last + 1) * PIECE, self.size))
+        for number in range(first, last + 1):
+            self._put(number, data[(number - first) * PIECE : (number - first + 1) * PIECE])
+        if not isinstance(self._store, Versioned) and self._store.stat(self._key).stamp != self._stamp:
+            raise self._changed()
+        return data[offset - first * PIECE : stop - first * PIECE]
 
     def _pieces(self, first: int, last: int) -> list[bytes]:
+        with self._lock:
+            room = MOST - len(self._coming)
+            ahead = self._order.ahead(first, last, room) if room > 0 else range(0)
         found = {number: self._here(number) for number in range(first, last + 1)}
-        missing = [number for number, data in found.items() if data is None]
-        if missing:
-            ahead = self._ahead(first, last)
-            for number, data in self._fetch(missing[0], max(missing[-1], ahead)).items():
-                if found.get(number, b"") is None:
-                    found[number] = data
+        if ahead:
+            self._later(ahead)
+        for start, stop in _runs(number for number, data in found.items() if data is None):
+            self.waited += 1
+            found |= self._bring(start, stop)
         return [data for data in found.values() if data is not None]
 
-    def _ahead(self, first: int, last: int) -> int:
-        """The last piece to fetch: further ahead the longer the image is read in order."""
-        with self._lock:
-            in_order = self._next - 1 <= first <= self._next
-            self._window = min(self._window * 2, MOST) if in_order else 1
-            stop = min(last + self._window - 1, (self.size - 1) // PIECE)
-            self._next = stop + 1
-            return stop
+    def _length(self, number: int) -> int:
+        return min(PIECE, self.size - number * PIECE)
 
     def _here(self, number: int) -> bytes | None:
+        """A piece from memory or from the cache."""
         with self._lock:
             data = self._held.get(number)
             if data is not None:
                 self._held.move_to_end(number)
                 return data
-        data = self._cache.get(str(number)) if self._cache is not None else None
-        if data is None or len(data) != min(PIECE, self.size - number * PIECE):
+        if self._cache is None or (data := self._cache.get(str(number), self._length(number))) is None:
             return None
         self._hold(number, data)
         return data
@@ -111,46 +174,162 @@ class RemoteFile:
     def _hold(self, number: int, data: bytes) -> None:
         with self._lock:
             self._held[number] = data
+            self._held.move_to_end(number)
             while len(self._held) > KEPT:
                 self._held.popitem(last=False)
 
-    def _fetch(self, first: int, last: int) -> dict[int, bytes]:
-        data = self.range(first * PIECE, min((last + 1) * PIECE, self.size))
-        out = {}
-        for number in range(first, last + 1):
-            piece = data[(number - first) * PIECE : (number - first + 1) * PIECE]
-            self._hold(number, piece)
-            if self._cache is not None:
-                self._cache.put(str(number), piece)
-            out[number] = piece
+    def _put(self, number: int, data: bytes) -> None:
+        self._hold(number, data)
+        if self._cache is not None:
+            self._cache.put(str(number), data)
+
+    def _bring(self, first: int, last: int) -> dict[int, bytes]:
+        """Pieces that are not here, from the store; those that another thread is fetching, from its hands."""
+        out: dict[int, bytes] = {}
+        ours: dict[int, _Coming] = {}
+        theirs: dict[int, _Coming] = {}
+        with self._lock:
+            for number in range(first, last + 1):
+                if (data := self._held.get(number)) is not None:
+                    out[number] = data
+                elif (coming := self._coming.get(number)) is not None:
+                    theirs[number] = coming
+                else:
+                    ours[number] = self._coming[number] = _Coming()
+        try:
+            for start, stop in _runs(ours):
+                out |= self._fetch(start, stop, ours)
+        finally:
+            with self._lock:
+                for number, coming in ours.items():
+                    del self._coming[number]
+                    coming.done.set()
+        for number, coming in theirs.items():
+            coming.done.wait()
+            # Nothing where they failed: this one has somebody who waits for it, so it is tried here.
+            out[number] = coming.data or self._bring(number, number)[number]
         return out
 
-    def index(self) -> memoryview:
-        """The index, in a nameless file of this machine."""
-        tail = self.range(max(0, self.size - _TAIL), self.size)
-        whole = index_size(tail, self)
-        with tempfile.TemporaryFile(prefix="dls-index-") as file:
-            for start in range(self.size - whole, self.size, 8 << 20):
-                stop = min(start + (8 << 20), self.size)
-                in_tail = start >= self.size - len(tail)
-                file.write(tail[start - self.size :] if in_tail else self._kept(start, stop))
-            file.flush()
-            return mapped(file.fileno(), 0, whole)
+    def _fetch(self, first: int, last: int, coming: dict[int, _Coming]) -> dict[int, bytes]:
+        out: dict[int, bytes] = {}
+        if self._cache is None:
+            self._take(first, last, out)
+        else:
+            with self._cache.claimed(first, last) as alone:
+                missing: list[int] = list(range(first, last + 1))
+                if not alone:
+                    found = {number: self._here(number) for number in missing}
+                    out = {number: data for number, data in found.items() if data is not None}
+                    missing = [number for number in missing if number not in out]
+                for start, stop in _runs(missing):
+                    self._take(start, stop, out)
+        for number, data in out.items():
+            coming[number].data = data
+        return out
 
-    def _kept(self, start: int, stop: int) -> bytes:
-        """A stretch of the index, from the cache if it is there."""
-        name = f"index-{start}"
-        if self._cache is not None and (data := self._cache.get(name)) is not None and len(data) == stop - start:
-            return data
-        data = self.range(start, stop)
+    def _take(self, first: int, last: int, out: dict[int, bytes]) -> None:
+        data = self.range(first * PIECE, min((last + 1) * PIECE, self.size))
+        for number in range(first, last + 1):
+            out[number] = data[(number - first) * PIECE : (number - first + 1) * PIECE]
+            self._put(number, out[number])
+
+    # --------------------------------------------------------------------------------------------- ahead
+
+    def _later(self, pieces: _Range) -> None:
+        """Have pieces fetched by other threads, which this process starts when it first needs them."""
+        with self._lock:
+            if self._owner != os.getpid():
+                self._owner, self._threads, self._ahead = os.getpid(), 0, SimpleQueue()
+            for start in range(pieces.start, pieces.stop, REQUEST):
+                self._ahead.put((start, min(start + REQUEST, pieces.stop) - 1))
+            starting = self._threads < CONNECTIONS
+            self._threads += starting
+        if starting:
+            threading.Thread(target=self._fetching, args=(self._ahead,), name="dls-ahead", daemon=True).start()
+
+    def _fetching(self, wishes: SimpleQueue[tuple[int, int] | None]) -> None:
+        while (wish := wishes.get()) is not None:
+            try:
+                for start, stop in _runs(n for n in range(wish[0], wish[1] + 1) if self._here(n) is None):
+                    self._bring(start, stop)
+            except DlsError:
+                continue  # whoever really needs it will ask again, and is told
+
+    # --------------------------------------------------------------------------------------------- the index
+
+    def index(self, tail: bytes, size: int) -> Index:
+        """The index, in a nameless file of this machine.
+
+        Parts of it come from the cache; if the whole is not what was written, all of it comes from the store, anew.
+        """
+        try:
+            index, fetched = self._index(size, tail)
+            if not fetched:
+                return index  # each part has a sum of its own; what is inside is looked at when it is used
+            index.check_all()
+        except Corrupt:
+            index, fetched = self._index(size, None)
+            index.check_all()
         if self._cache is not None:
-            self._cache.put(name, data)
-        return data
+            for start in fetched:
+                at = start - (self.size - size)
+                self._cache.put(f"index-{start}", index.data[at : at + _STRETCH])
+        return index
+
+    def _index(self, size: int, tail: bytes | None) -> tuple[Index, list[int]]:
+        """The index, and which stretches of it came from the store; all of them where no `tail` is given."""
+        begin, end = self.size - size, self.size - len(tail or b"")
+        fetched: list[int] = []
+        with tempfile.TemporaryFile(prefix="dls-index-") as file:
+            fd = file.fileno()
+            os.ftruncate(fd, size)
+            if tail is not None:
+                os.pwrite(fd, tail[max(0, begin - end) :], max(0, end - begin))
+
+            def part(start: int) -> None:
+                stop = min(start + _STRETCH, self.size)
+                name, kept = f"index-{start}", None
+                if tail is not None and self._cache is not None:
+                    kept = self._cache.get(name, stop - start)
+                if kept is None:
+                    kept = self.range(start, stop)
+                    fetched.append(start)
+                os.pwrite(fd, kept, start - begin)
+
+            starts = range(begin, max(begin, end), _STRETCH)
+            if len(starts) < 2:
+                for start in starts:
+                    part(start)
+            else:
+                with ThreadPoolExecutor(CONNECTIONS, "dls-index") as threads:
+                    list(threads.map(part, starts))
+            return Index(mapped(fd, 0, size)), sorted(fetched)
+
+    def tail(self) -> bytes:
+        """The end of the object."""
+        return self.range(max(0, self.size - _TAIL), self.size)
 
     def close(self) -> None:
         """Let go of the store."""
-        self._held.clear()
+        with self._lock:
+            for _ in range(self._threads if self._owner == os.getpid() else 0):
+                self._ahead.put(None)
+            self._threads = 0
+            self._held.clear()
         self._store.close()
+
+
+def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Numbers that rise, as first and last of those that follow one another."""
+    first = last = -2
+    for number in numbers:
+        if number != last + 1:
+            if first >= 0:
+                yield first, last
+            first = number
+        last = number
+    if first >= 0:
+        yield first, last
 
 
 def open_at(url: str, **options: Any) -> Image:
@@ -160,14 +339,18 @@ def open_at(url: str, **options: Any) -> Image:
     if at.scheme == "file":
         return open_image(os.fsdecode(b"/" + at.path))
     above, key = at.parent
-    return open_remote(open_store(above), key, **options)
+    patience: dict[str, Any] = {"timeout_s": PATIENCE_S} if at.scheme in _NETWORK else {}
+    return open_remote(open_store(above, **patience), key, **options)
 
 
 def open_remote(store: Store, key: bytes, *, cache_folder: str = "", cache_bytes: int = LIMIT) -> Image:
     """The image under a key of a store; the store is closed with it."""
-    source = RemoteFile(store, key, (cache_folder, cache_bytes) if cache_folder else None)
     try:
-        return matched(source, Index(source.index()))
+        source = RemoteFile(store, key, (cache_folder, cache_bytes) if cache_folder else None)
+        tail = source.tail()
+        size = index_size(tail, source)
+        source.content(tail[-FOOTER.size :])  # the digest in it covers all sums: this image and no other
+        return matched(source, source.index(tail, size))
     except BaseException:
-        source.close()
+        store.close()
         raise

@@ -17,7 +17,7 @@ from typing import Final
 
 from dls.fuse.records import FOR_EVER, length_of
 from dls.fuse.tree import Tree
-from dls.logistics.errors import Corrupt, DlsError, Unavailable
+from dls.logistics.errors import DlsError, Invalid, Unsupported
 
 _LOOKUP, _FORGET, _GETATTR, _READLINK, _READ, _STATFS = 1, 2, 3, 5, 15, 17
 _GETXATTR, _LISTXATTR, _INIT, _READDIR, _ACCESS = 22, 23, 26, 28, 34
@@ -214,5 +214,5 @@ class _Errno(Exception):
 
 
 def _errno_of(error: DlsError) -> int:
-    """What a program sees: damage and an absent service are input/output errors."""
-    return errno.EIO if isinstance(error, Corrupt | Unavailable) else errno.EINVAL
+    """What a program sees: damage, an absent service, an image that is another one now are input/output errors."""
+    return errno.EINVAL if isinstance(error, Invalid | Unsupported) else errno.EIO

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from dls.fuse.leftovers import PREFIX
+
 _KEPT: Final = 1 << 20
 """Bytes a spool may hold in memory."""
 _CHUNK: Final = 1 << 20
@@ -30,7 +32,7 @@ class Spool:
 
     def _spill(self) -> None:
         if self._fd < 0:
-            self._file = tempfile.TemporaryFile(dir=self._folder, prefix=b".dls-", buffering=0)  # noqa: SIM115 - closed by close()
+            self._file = tempfile.TemporaryFile(dir=self._folder, prefix=PREFIX, buffering=0)  # noqa: SIM115 - closed by close()
             self._fd = self._file.fileno()
         view = memoryview(self._held)
         done = 0

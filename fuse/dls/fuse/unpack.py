@@ -7,6 +7,7 @@ import stat as st
 from collections.abc import Callable
 from contextlib import suppress
 
+from dls.fuse import leftovers
 from dls.fuse.records import Attr, device_of
 from dls.fuse.tree import Tree
 from dls.logistics import digest as digests
@@ -18,6 +19,8 @@ from dls.logistics.stores.posix_errors import ours
 from dls.logistics.transfer.progress import Progress
 
 _STEP = 4 << 20
+_OWNERS = 0o6000
+"""Set-user-ID and set-group-ID: kept only where the owner is."""
 
 
 def unpack(
@@ -25,24 +28,30 @@ def unpack(
 ) -> Progress:
     """Write the tree into `folder`, which is absent or empty; Corrupt where a byte is not what was packed.
 
-    Owners, devices and attributes beside `user.*` are kept where root unpacks.
+    Owners, devices and attributes beside `user.*` are kept where root unpacks, bits that lend the owner's rights where
+    the owner is.  Whatever the tree says, nothing is written outside of the folder.
     """
     progress = progress or Progress()
     target = os.path.abspath(os.fsencode(folder))
-    shown = os.fsdecode(target)
+    shown, above = os.fsdecode(target), os.path.dirname(target)
     try:
         if os.path.lexists(target) and (not os.path.isdir(target) or os.listdir(target)):
             raise Exists(f"{shown} is not empty", code="target-differs", remedy="name another folder", store=shown)
-        beside = os.path.dirname(target) + b"/.dls-" + os.urandom(8).hex().encode()
+        leftovers.sweep(above)
+        beside = leftovers.hidden(above)
         store = PosixStore(os.fsdecode(beside))
+        os.mkdir(beside, 0o700)
+        held = os.open(beside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            leftovers.hold(held)
             _Writing(image, beside, progress, alive).all()
             store.sync()
             with suppress(FileNotFoundError):
                 os.rmdir(target)
             os.rename(beside, target)
-            PosixStore(os.path.dirname(shown)).sync()
+            PosixStore(os.fsdecode(above)).sync()
         finally:
+            os.close(held)
             store.wipe()  # what was not finished
     except OSError as exc:
         raise ours(exc, shown) from exc
@@ -55,49 +64,64 @@ class _Writing:
         self._is_root = os.geteuid() == 0
 
     def all(self) -> None:
-        """Folders, then what is in them, then what folders have of their own: writing inside changes it."""
+        """Folders, then files, then links, then what folders have of their own: writing inside changes it.
+
+        No link is there while anything is written through a path; links themselves come last name first, so that no
+        part of the path of one is another.
+        """
         image, root = self._image, self._root
-        os.mkdir(root, 0o700)
         folders: list[tuple[bytes, int]] = []
         for path, attr in image.walk():
             kind = attr.mode >> 12
             if kind == 4:
-                os.mkdir(root + b"/" + path, 0o700)
+                os.mkdir(root + b"/" + names.check(path), 0o700)
                 folders.append((path, attr.node))
             elif kind in (1, 12) or (kind in (2, 6) and self._is_root):
-                os.mknod(root + b"/" + path, attr.mode, device_of(attr.rdev))
+                os.mknod(root + b"/" + names.check(path), attr.mode & ~0o7777 | 0o600, device_of(attr.rdev))
                 self._dress(root + b"/" + path, attr)
-        for entry in image.manifest:
+        manifest = image.manifest
+        for entry in manifest:
             self._alive()
             if entry.kind == FILE:
                 self._file(entry)
-            elif entry.kind == LINK:
-                attr = image.find(entry.path)
-                os.symlink(entry.target, root + b"/" + entry.path)
-                self._dress(root + b"/" + entry.path, attr)
+        for ref in reversed(manifest.refs):
+            for entry in reversed(list(manifest.load(ref.digest))):
+                if entry.kind == LINK:
+                    self._link(entry)
         for path, node in reversed(folders):
             self._dress(root + b"/" + path, image.attr(node))
         self._dress(root, image.find(b""))
 
+    def _link(self, entry: Entry) -> None:
+        path = self._root + b"/" + names.check(entry.path)
+        attr = self._image.find(entry.path)
+        os.symlink(entry.target, path)
+        self._dress(path, attr)
+
     def _file(self, entry: Entry) -> None:
-        path = self._root + b"/" + entry.path
+        path = self._root + b"/" + names.check(entry.path)
         if entry.target:
-            os.link(self._root + b"/" + entry.target, path)
+            os.link(self._root + b"/" + names.check(entry.target), path, follow_symlinks=False)
             self._progress.settled(1, 0)
             return
         attr = self._image.find(entry.path)
-        hasher = digests.Hasher(0)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        if attr.size != entry.size or attr.mode >> 12 != 8:
+            raise _differs(entry)
+        hasher, zeros = digests.Hasher(0), bytes(min(attr.size, self._image.block))
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             for at in range(0, attr.size, _STEP):
                 for piece in self._image.pieces(attr, at, at + _STEP):
                     hasher.update(piece)
-                    _write(fd, piece)
+                    if piece[0] or piece != zeros[: len(piece)]:
+                        _write(fd, piece)
+                    else:
+                        os.lseek(fd, len(piece), os.SEEK_CUR)  # a hole stays one
+            os.ftruncate(fd, attr.size)
         finally:
             os.close(fd)
         if hasher.digest() != entry.digest or hasher.length != entry.size:
-            shown = names.show(entry.path)
-            raise Corrupt(f"{shown} has another content than was packed", code="content-differs", key=shown)
+            raise _differs(entry)
         self._dress(path, attr)
         self._progress.settled(1, attr.size)
 
@@ -109,8 +133,16 @@ class _Writing:
             if self._is_root or name.startswith(b"user."):
                 os.setxattr(path, name, value, follow_symlinks=False)
         if not st.S_ISLNK(attr.mode):
-            os.chmod(path, attr.mode & 0o7777)
+            mode = attr.mode & 0o7777
+            if not self._is_root and attr.mode >> 12 == 8 and (attr.uid, attr.gid) != (os.geteuid(), os.getegid()):
+                mode &= ~_OWNERS
+            os.chmod(path, mode)
         os.utime(path, ns=(attr.mtime_ns, attr.mtime_ns), follow_symlinks=False)
+
+
+def _differs(entry: Entry) -> Corrupt:
+    shown = names.show(entry.path)
+    return Corrupt(f"{shown} has another content than was packed", code="content-differs", key=shown)
 
 
 def _write(fd: int, data: bytes | memoryview) -> None:

@@ -35,6 +35,8 @@ _RAW, _ZLIB = 0, 1
 _COUNTED = {_KINDS: 1, _SIZES: 8, _MODES: 2, _MTIMES: 8, _DIGESTS: digests.SIZE}
 _LITTLE = sys.byteorder == "little"
 _LARGEST_COLUMN = 1 << 30
+_LARGEST_INFLATED = LIMIT * 4096 * 2
+"""Of a column that is packed: a path, or the text of a link, has at most 4,096 bytes on Linux."""
 
 
 @dataclass(frozen=True, slots=False, eq=False)
@@ -158,13 +160,10 @@ class Segment:
             at += _COLUMN.size
             if at + packed > len(data) or plain > _LARGEST_COLUMN or codec not in (_RAW, _ZLIB):
                 raise ValueError("a column is cut short")
-            raw = data[at : at + packed]
-            if codec == _ZLIB:
-                inflate = zlib.decompressobj()
-                raw = inflate.decompress(raw, plain + 1)
-            at += packed
-            if len(raw) != plain or (number in _COUNTED and plain != count * _COUNTED[number]):
+            if number in _COUNTED and plain != count * _COUNTED[number]:
                 raise ValueError(f"column {number} has a wrong length")
+            raw = _plain(data[at : at + packed], codec, plain)
+            at += packed
             if number in found:
                 raise ValueError(f"column {number} twice")
             found[number] = raw
@@ -263,6 +262,17 @@ def _disorder(last: bytes, path: bytes) -> Invalid:
     if path == last:
         return Invalid(f"the name {names.show(path)} appears twice", code="name-clash", key=names.show(path))
     return Invalid(f"not sorted: {names.show(path)} after {names.show(last)}", code="not-sorted", key=names.show(path))
+
+
+def _plain(raw: bytes, codec: int, size: int) -> bytes:
+    """A column of `size` bytes as it was; ValueError where it is none, before memory is taken for what it is not."""
+    if codec == _ZLIB:
+        if size > _LARGEST_INFLATED:
+            raise ValueError("a column says more than belongs there")
+        raw = zlib.decompressobj().decompress(raw, size + 1)
+    if len(raw) != size:
+        raise ValueError("a column has a wrong length")
+    return raw
 
 
 def _little(column: array[int]) -> bytes:

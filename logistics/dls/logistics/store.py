@@ -244,3 +244,12 @@ def unsupported(store: str, verb: str) -> Unsupported:
 def closed(store: str) -> DlsError:
     """The error of a verb after `close`."""
     return Invalid(f"{store} is closed", code="closed", store=store)
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """A store that can be asked for the bytes of one version and no other."""
+
+    def read_version(self, key: bytes, stamp: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """As `read`; Conflict `source-changed` where the key's stamp is another one by now."""
+        ...

@@ -165,6 +165,9 @@ class HttpStore:
         except FolderFound:
             raise self._missing(key) from None
 
+    def read_version(self, key: bytes, stamp: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        return self.read(key, start, stop, stamp=stamp)
+
     def sums(self, key: bytes) -> dict[str, str]:
         return http_headers.sums(self._facts(key, http_headers.WANTED).head)
 

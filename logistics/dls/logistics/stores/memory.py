@@ -227,6 +227,18 @@ class MemoryStore:
         end = len(data) if stop is None else min(stop, len(data))
         return (data[at : min(at + _CHUNK, end)] for at in range(start, end, _CHUNK))
 
+    def read_version(self, key: bytes, stamp: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        node = self._node(key, file=True)
+        if node.stamp != stamp:
+            raise Conflict(
+                f"{names.show(key)} changed",
+                code="source-changed",
+                key=names.show(key),
+                remedy="run the same again later",
+            )
+        end = len(node.data) if stop is None else min(stop, len(node.data))
+        return (node.data[at : min(at + _CHUNK, end)] for at in range(start, end, _CHUNK))
+
     def write(self, key: bytes, chunks: Iterable[bytes], *, mode: int = NO_MODE, mtime_ns: int = NO_TIME) -> bytes:
         self._open()
         full, data = self._key(key), bytearray()

@@ -158,8 +158,11 @@ class S3Store:
         yield from listing(self.wire, self._bucket, self._root + prefix, self._refused, after=after)
 
     def read(self, key: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        target = self._found(key)
-        return self.wire.stream(target, show(key), start, stop, lambda reply: self._refused(reply, key))
+        return self.read_version(key, b"", start, stop)
+
+    def read_version(self, key: bytes, stamp: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        target, etag = self._found(key), stamp.rpartition(b"\0")[0]
+        return self.wire.stream(target, show(key), start, stop, lambda reply: self._refused(reply, key), etag)
 
     def write(self, key: bytes, chunks: Iterable[bytes], *, mode: int = NO_MODE, mtime_ns: int = NO_TIME) -> bytes:
         target, source = self._made(key), iter(chunks)

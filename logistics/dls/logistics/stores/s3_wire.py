@@ -52,9 +52,17 @@ class Wire(Pool):
     # ---------------------------------------------------------------------------------------------------- a stream
 
     def stream(
-        self, target: bytes, key: str, start: int, stop: int | None, refused: Callable[[Reply], DlsError]
+        self,
+        target: bytes,
+        key: str,
+        start: int,
+        stop: int | None,
+        refused: Callable[[Reply], DlsError],
+        etag: bytes = b"",
     ) -> Iterator[bytes]:
         """The bytes `start … stop-1` of an object in pieces; its absence and other refusals are raised here, not later.
+
+        With `etag`, without its quotes, those of that version.
 
         A cut body is asked for again from where it broke; Conflict `source-changed` where it is another one by then.
         """
@@ -63,11 +71,16 @@ class Wire(Pool):
             if reply.status != 200:
                 raise refused(reply)
             return iter(())
-        opened = self._open(target, start, stop, b"")
+        opened = self._open(target, start, stop, b'"%b"' % etag if etag else b"")
         if isinstance(opened[1], Reply):
+            if etag and opened[0].status == 412:
+                raise _changed(key)
             if opened[0].status == 416:  # nothing lies at or behind `start`
                 return iter(())
             raise refused(opened[1])
+        if etag and opened[0].header(b"etag").strip(b'"') != etag:  # a service that knows no conditions
+            self.give(opened[1], False)
+            raise _changed(key)
         pieces = self._pieces(target, key, start, stop, opened[0], opened[1], refused)
         next(pieces)  # started: it gives the connection back also when nobody reads from it
         return pieces
