@@ -54,7 +54,14 @@ def large(source: Store, target: Store | None, entry: Entry, log: Log, **more: A
     return work, upload
 
 
-@pytest.mark.parametrize("size", SIZES)
+def requests(target: Store, size: int, form: str, streams: int = 1) -> int:
+    """How many times the source is asked: for each block, or for runs of blocks that go straight to their place."""
+    count = -(-size // BLOCK)
+    straight = isinstance(target, PosixStore) and form == "known" and size > BIG
+    return -(-count // max(1, min(4, count // (2 * streams)))) if straight else count
+
+
+@pytest.mark.parametrize("size", [*SIZES, 9 * BLOCK, 26 * BLOCK + 1])
 @pytest.mark.parametrize("form", ["known", "unknown"])
 @pytest.mark.parametrize("streams", [1, 3])
 @spec("TRANSFER-7")
@@ -67,7 +74,7 @@ def test_any_size_arrives(memory: Callable[[], MemoryStore], target: Store, size
     stamp = upload.finish()
     assert target.stamps([b"f"]) == [stamp]
     assert b"".join(target.read(b"f")) == data
-    assert (progress.bytes, progress.requests) == (size, -(-size // BLOCK))
+    assert (progress.bytes, progress.requests) == (size, requests(target, size, form, streams))
     hashing, _ = large(source, None, entry_of(data, form), Log(None), streams=streams)
     assert hashing.run() == (whole.digest, whole.blocks)
 
@@ -79,6 +86,8 @@ def test_a_cut_file_is_resumed_at_the_part(
     memory: Callable[[], MemoryStore], target: Store, at: int, form: str, tmp_path: Any
 ) -> None:
     source, data, progress = memory(), content(BIG + 7), Progress()
+    if at > requests(target, len(data), form):
+        return
     source.write(b"f", [data])
     log = Log(tmp_path / "log")
     faulty = Faulty(source, at, "error", ["read"])
@@ -100,7 +109,62 @@ def test_a_cut_file_is_resumed_at_the_part(
     assert b"".join(target.read(b"f")) == data
     asked = sum(verb == "read" for verb, _ in reads)
     gives_back = upload.token == ""
-    assert asked == (6 - at if form == "known" or gives_back else 5)
+    assert asked == (requests(target, len(data), form) + 1 - at if form == "known" or gives_back else 5)
+
+
+@pytest.mark.parametrize("at", range(1, 9 * 4 + 1))
+@spec("TRANSFER-9", "TRANSFER-8")
+def test_of_a_run_that_was_cut_whole_blocks_are_kept(
+    tmp_path: Path, target: Store, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    if isinstance(target, MemoryStore):
+        return  # its parts are gathered
+    monkeypatch.setattr(posix, "CHUNK", BLOCK // 4)
+    source, data = PosixStore(tmp_path / "from"), content(9 * BLOCK)
+    source.write(b"f", [data])
+    whole = entry_of(data, "known")
+    work, upload = large(Faulty(source, at, "error", ["read.chunk"]), target, whole, Log(None))
+    with pytest.raises(Unavailable):
+        work.run()
+    upload.close()
+    reads: list[int] = []
+
+    class Asked(Around):
+        def read(self, key: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+            reads.append(start)
+            return super().read(key, start, stop)
+
+    work, upload = large(Asked(source), target, whole, Log(None))
+    assert work.run() == (whole.digest, whole.blocks)
+    upload.finish()
+    assert b"".join(target.read(b"f")) == data
+    done = (at - 1) // 4
+    assert reads == [n * BLOCK for n in range(9) if n == done or (n > done and n % 4 == 0)]
+
+
+@spec("TRANSFER-9", "TRANSFER-10")
+def test_holes_are_filled_each_by_one_request(memory: Callable[[], MemoryStore], target: Store) -> None:
+    if isinstance(target, MemoryStore):
+        return
+    source, data, reads = memory(), content(16 * BLOCK - 1), list[tuple[int, int | None]]()
+    source.write(b"f", [data])
+    first = target.upload(b"f", len(data))
+    for number in (1, 5, 6, 15):
+        first.write(number, data[number * BLOCK : (number + 1) * BLOCK])
+    first.close()
+
+    class Asked(Around):
+        def read(self, key: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+            reads.append((start // BLOCK, None if stop is None else -(-stop // BLOCK)))
+            return super().read(key, start, stop)
+
+    progress = Progress()
+    work, upload = large(Asked(source), target, entry_of(data, "known"), Log(None), progress=progress)
+    work.run()
+    upload.finish()
+    assert b"".join(target.read(b"f")) == data
+    assert reads == [(0, 1), (2, 4), (4, 5), (7, 8), (8, 12), (12, 15)]
+    assert progress.bytes == len(data)
 
 
 @pytest.mark.parametrize("what", ["longer", "shorter", "other", "other end"])

@@ -1,4 +1,4 @@
-"""System calls that Python's `os` lacks: syncfs(2), renameat2(2) with RENAME_NOREPLACE, fallocate(2)."""
+"""System calls that Python's `os` lacks: syncfs(2), renameat2(2) with RENAME_NOREPLACE, fallocate(2), fstatfs(2)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cache
 
 _AT_FDCWD = -100
 _NOREPLACE = 1
+_TMPFS = 0x01021994
 
 
 @cache
@@ -45,15 +46,29 @@ def rename_new(first: bytes, second: bytes) -> None:
 
 
 def allocate(fd: int, size: int) -> None:
-    """Reserve `size` bytes for a file and set its length; a file system without fallocate gets the length only."""
+    """Reserve `size` bytes for a file and set its length; a file system without fallocate gets the length only.
+
+    So does one in memory, where that fits: there fallocate takes every page at once, in one thread (0.2 s a gigabyte,
+    a fifth of the time of a download), and writing takes them anyway.
+    """
     libc = _libc()
     libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    if size and libc.fallocate(fd, 0, 0, size) != 0:
+    if _in_memory(fd):
+        free = os.fstatvfs(fd)
+        if size > free.f_bavail * free.f_frsize:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    elif size and libc.fallocate(fd, 0, 0, size) != 0:
         number = ctypes.get_errno()
         if number not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
             raise OSError(number, os.strerror(number))
     if os.fstat(fd).st_size != size:
         os.ftruncate(fd, size)
+
+
+def _in_memory(fd: int) -> bool:
+    """Whether a file lies on tmpfs: statfs(2) begins with the kind of file system, a long."""
+    told = (ctypes.c_long * 32)()  # 256 bytes: the structure has 120, on 64-bit machines
+    return _libc().fstatfs(fd, told) == 0 and told[0] == _TMPFS
 
 
 @cache

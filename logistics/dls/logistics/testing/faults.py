@@ -173,6 +173,12 @@ class UploadAround:
     def __init__(self, store: Around, inner: Upload, key: bytes) -> None:
         self._store, self._inner, self._key = store, inner, key
         self.part, self.token = inner.part, inner.token
+        if hasattr(inner, "piece"):  # what an upload may have beside its contract: the transfer asks for it
+            self.piece = self._piece
+
+    def _piece(self, number: int, at: int, data: Body) -> None:
+        piece: Any = self._inner.piece  # type: ignore[attr-defined]
+        self._store._done("upload.piece", self._key, lambda: piece(number, at, data))
 
     def write(self, number: int, data: Body) -> str:
         receipt: str = self._store._done("upload.write", self._key, lambda: self._inner.write(number, data))

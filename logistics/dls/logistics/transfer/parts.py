@@ -18,6 +18,11 @@ from dls.logistics.transfer.threads import ending, together
 
 Alive = Callable[[], None]
 """Raises where the transfer was given up."""
+Piece = Callable[[int, int, memoryview], None]
+"""Writes bytes of a part, so many from its start (`PosixUpload.piece`)."""
+RUN = 4
+"""Blocks of known digest that one request brings, each proven as it passes: with 64 MiB a request a server that reads
+ahead (rclone: 16 MiB behind the end of each) spent 0.1 s less of its CPU on a gigabyte than with 16 MiB."""
 
 
 @dataclass(slots=True)
@@ -57,7 +62,9 @@ class Large:
         part = self.upload.part if self.upload is not None else digests.BLOCK
         count = -(-entry.size // part)
         whole = None if entry.digest != digests.UNKNOWN and entry.blocks else _InOrder()
-        turn = iter(range(count))
+        piece: Piece | None = getattr(self.upload, "piece", None) if whole is None else None
+        run = max(1, min(RUN, count // (2 * self.streams))) if piece is not None else 1
+        turn = iter(range(0, count, run))
 
         def work(stop: threading.Event) -> None:
             while not stop.is_set():
@@ -66,6 +73,9 @@ class Large:
                     number = next(turn, None)
                 if number is None:
                     return
+                if piece is not None:
+                    self._straight(range(number, min(number + run, count)), part, piece)
+                    continue
                 data = self._part(number, part, need=whole is not None)
                 if whole is not None and data is not None:
                     whole.feed(number, data, self.alive, stop)
@@ -85,27 +95,43 @@ class Large:
         start = number * part
         stop = min(start + part, self.entry.size)
         expected = self._expected(start, stop)
-        there: Iterator[bytes] | bool = False
-        if self.upload is not None and expected is not None:
-            there = self.upload.back(number, self.log.part(self.i, number))
-        if there is True and not need:
+        there, data = self._lies(number, start, stop, expected)
+        if data is not None or (there and not need):
             self._count(stop - start)
-            return None
-        if not isinstance(there, bool):
-            data = self._gather(there, stop - start)
-            if data is not None and _blocks(data) == expected:
-                self._blocks[number] = expected
-                self._count(len(data))
-                return data
-            del data
-        return self._bring(number, start, stop, expected if there is True else None)
+            return data
+        return self._bring(number, start, stop, expected if there else None)
+
+    def _lies(self, number: int, start: int, stop: int, expected: list[bytes] | None) -> tuple[bool, bytearray | None]:
+        """Whether the target holds a part as expected, and its bytes where it gives them back."""
+        if self.upload is None or expected is None:
+            return False, None
+        there = self.upload.back(number, self.log.part(self.i, number))
+        if isinstance(there, bool):
+            return there, None
+        data = self._gather(there, stop - start)
+        if data is None or _blocks(data) != expected:
+            return False, None
+        self._blocks[number] = expected
+        return True, data
+
+    def _straight(self, numbers: range, part: int, piece: Piece) -> None:
+        """Bring a run of parts whose block digests are known, as few requests as what lies there leaves holes."""
+        first = None
+        for number in numbers:
+            start = number * part
+            stop = min(start + part, self.entry.size)
+            if self._lies(number, start, stop, self._wanted(start, stop))[0]:
+                self._count(stop - start)
+                if first is not None:
+                    self._through(first * part, start, part, piece)
+                first = None
+            elif first is None:
+                first = number
+        if first is not None:
+            self._through(first * part, min(numbers.stop * part, self.entry.size), part, piece)
 
     def _bring(self, number: int, start: int, stop: int, there: list[bytes] | None) -> bytearray | None:
         """Fetch one part and write it, unless the target proved that it holds the blocks `there`."""
-        piece = getattr(self.upload, "piece", None)
-        if piece is not None and self.entry.blocks and there is None:
-            self._through(number, start, stop, piece)
-            return None
         data = self._fetch(start, stop)
         found = self._blocks[number] = _blocks(data)
         if self.entry.blocks and found != self._wanted(start, stop):
@@ -120,22 +146,32 @@ class Large:
             self.log.add_blocks(self.i, start // digests.BLOCK, found)
         return data
 
-    def _through(self, number: int, start: int, stop: int, piece: Callable[[int, int, bytes], None]) -> None:
-        """Write one block of known digest as its bytes come, ungathered: nothing sees it before it is proven."""
+    def _through(self, start: int, stop: int, part: int, piece: Piece) -> None:
+        """Write blocks of known digest as their bytes come, ungathered: nothing sees them before all are proven."""
         self.progress.requests += 1
-        hasher, length = digests.Hasher(0), stop - start
+        hasher, at = digests.Hasher(0), start
         more = stop == self.entry.size
         with ending(self.source.read(self.entry.path, start, stop + 1 if more else stop)) as chunks:
             for chunk in chunks:
-                if hasher.length + len(chunk) > length:
+                if at + len(chunk) > stop:
                     raise _length(self.source.url, self.entry, "more")
-                piece(number, hasher.length, chunk)
-                hasher.update(chunk)
+                view = memoryview(chunk)
+                while view:
+                    some = view[: digests.BLOCK - at % digests.BLOCK]
+                    piece(at // part, at % part, some)
+                    hasher.update(some)
+                    at, view = at + len(some), view[len(some) :]
+                    if at % digests.BLOCK == 0 or at == self.entry.size:
+                        self._proven(hasher, at)
+                        hasher = digests.Hasher(0)
                 self._count(len(chunk))
                 self.alive()
-        if hasher.length != length:
+        if at != stop:
             raise _length(self.source.url, self.entry, "fewer")
-        if [hasher.digest()] != self._wanted(start, stop):
+
+    def _proven(self, hasher: digests.Hasher, stop: int) -> None:
+        """The block that ends here is the wanted one."""
+        if [hasher.digest()] != self._wanted(stop - hasher.length, stop):
             raise differs(self.source.url, self.entry)
 
     def _wanted(self, start: int, stop: int) -> list[bytes]:
