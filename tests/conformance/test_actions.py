@@ -14,6 +14,14 @@ class TestRegister(ours.RegisterContract):
     pass
 
 
+class TestRegisterImage(ours.RegisterImageContract):
+    pass
+
+
+class TestStageInFromImage(ours.StageInFromImageContract):
+    pass
+
+
 class TestStageIn(ours.StageInContract):
     pass
 

@@ -105,9 +105,9 @@ def site(name: str, url: str, **limits: Any) -> Made:
     return Made(_here().add(Site(name, url, **limits), f"site:{name}", ()), name, name)
 
 
-def dataset(key: str, url: str, *, title: str = "", note: str = "") -> Made:
-    """A dataset that the plan needs, registered from where it lies."""
-    return Made(_here().add(Register(key, url, title, note), f"register:{key}", ()), key)
+def dataset(key: str, url: str, *, title: str = "", note: str = "", image: bool = False) -> Made:
+    """A dataset that the plan needs, registered from where it lies; `image`: what the image there holds."""
+    return Made(_here().add(Register(key, url, title, note, image), f"register:{key}", ()), key)
 
 
 def stage_in(what: Data, to: Data, lifetime: str = "", *, name: str = "", after: After = ()) -> Made:

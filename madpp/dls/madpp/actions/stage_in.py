@@ -22,7 +22,7 @@ from dls.madpp.actions.release import FROM, free_expired
 from dls.madpp.actions.staged import record_staged, short_name, staged_id
 from dls.madpp.places import apart, replicas_at, root_url
 from dls.madpp.record import counts
-from dls.madpp.saved import NOTHING, blame
+from dls.madpp.saved import NOTHING, blame, reached
 from dls.madpp.source import From, Wish, address, ends, lifetime, new_name, opened, shown, sources, there, wish
 
 
@@ -218,7 +218,7 @@ def _bring(
     for number, one in enumerate(work.froms):
         context.say("route", {"from": one.text, "to": context.buffers.path(buffer), "what": work.label})
         try:
-            store = work.store or context.open_store(one.url)
+            store = work.store or reached(context, one)
             link = (one.end, storage.id)
             outcome = copying.copy(context, store, work.target, buffer.root, work.wanted, link, options)
             error = copying.failure(outcome.failures, f"copying from {store.url}")

@@ -271,6 +271,7 @@ KINDS: Final = (
             Field("url", "where", ADDRESS, "where it lies", "/data/era5", required=True),
             Field("title", "title", TEXT, "what it is, in a line", "ERA5 hourly"),
             Field("note", "note", TEXT, "a note for the version", "first half"),
+            Field("image", "image", FLAG, "it is an image of ours: what it holds is registered", "true"),
         ),
     ),
     Kind(

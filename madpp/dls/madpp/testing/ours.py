@@ -16,6 +16,8 @@ from dls.madpp.actions.verify import Verify
 from dls.madpp.actions.wait_for import WaitFor
 from dls.madpp.actions.withdraw import Restore, Withdraw
 from dls.madpp.testing.contract import ActionContract
+from dls.madpp.testing.imaging import packed
+from dls.madpp.testing.keeping import remove
 from dls.madpp.testing.world import World
 
 FILES: Final[Mapping[str, bytes | str]] = {
@@ -39,6 +41,20 @@ class RegisterContract(ActionContract):
 
     def wrong(self, world: World) -> tuple[Action, Collection[str]]:
         return Register("x:data@2", "nowhere"), {"bad-dataset-id", "no-source"}
+
+
+class RegisterImageContract(RegisterContract):
+    """What an image holds."""
+
+    def build(self, world: World) -> None:
+        world.write("src", FILES)
+        packed(world, "src", "i.sqfs")
+
+    def action(self, world: World) -> Action:
+        return Register("x:data", str(world.folder / "i.sqfs"), "A title", "a note", image=True)
+
+    def wrong(self, world: World) -> tuple[Action, Collection[str]]:
+        return Register("x:data@2", "nowhere", image=True), {"bad-dataset-id", "no-such-key"}
 
 
 class StageInContract(ActionContract):
@@ -70,6 +86,16 @@ class StageInMemoryContract(StageInContract):
 
     def action(self, world: World) -> Action:
         return StageIn("x:data", "mem")
+
+
+class StageInFromImageContract(StageInContract):
+    """A dataset that lies in an image alone."""
+
+    def build(self, world: World) -> None:
+        world.write("src", FILES)
+        image = packed(world, "src", "i.sqfs")
+        world.take(Register("x:data", str(image), image=True))
+        remove(world.folder / "src")
 
 
 class StageOutContract(ActionContract):
@@ -173,7 +199,9 @@ class RestoreContract(WithdrawContract):
 
 OURS: Final[tuple[type[ActionContract], ...]] = (
     RegisterContract,
+    RegisterImageContract,
     StageInContract,
+    StageInFromImageContract,
     StageInAddressContract,
     StageInMemoryContract,
     StageOutContract,
