@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -26,7 +26,7 @@ from dls.madpp.testing.keeping import remove
 from dls.madpp.testing.world import World
 
 NOISE = random.Random(5).randbytes(300_000)
-TREE = {**FILES, "large": NOISE, "link": "d/1"}
+TREE: Final[Mapping[str, bytes | str]] = {**FILES, "large": NOISE, "link": "d/1"}
 SHOWN = {**FILES, "large": NOISE, "link": b"-> d/1"}
 """The same, as `World.tree` tells it."""
 
