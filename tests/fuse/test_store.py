@@ -107,7 +107,6 @@ def test_a_stamp_is_that_of_the_image(tmp_path: Path, image: Path) -> None:
     keys = [b"a-b", b"names", b"none"]
     before = open_image_store(above, b"i.sqfs").stamps(keys)
     assert [bool(stamp) for stamp in before] == [True, True, False]
-    assert len(set(before)) == 3
     assert open_image_store(above, b"i.sqfs").stamps(keys) == before
     os.utime(copy)
     after = open_image_store(above, b"i.sqfs").stamps(keys)

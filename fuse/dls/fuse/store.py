@@ -3,8 +3,8 @@
     store = open_image_store(PosixStore("/data"), b"tiles.sqfs")
     for got in store.fetch(wants): …
 
-What reads stores (transfers, proofs, probes) so reads images.  A stamp is that of the image and the number of
-the node: an image that was touched proves nothing of any file in it.  Rules: `specs/image.md`.
+What reads stores (transfers, proofs, probes) so reads images.  The stamp of whatever is in it is that of the image:
+one that was touched proves nothing of any file.  Rules: `specs/image.md`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import weakref
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NoReturn
+from typing import Final
 
 from dls.fuse import records, remote
 from dls.fuse.image import open_image
@@ -28,17 +28,20 @@ from dls.logistics.errors import Conflict, DlsError, NotFound, Unsupported
 from dls.logistics.manifest import Manifest
 from dls.logistics.names import Names, show
 from dls.logistics.segment import Segment
-from dls.logistics.store import Can, Done, Got, Item, Keeps, Space, Stamps, Stat, Store, Upload, Want, closed
+from dls.logistics.store import Can, Got, Keeps, Stamps, Stat, Store, Want
+from dls.logistics.stores.refusing import Refusing
 
 CHUNK: Final = 1 << 20
 _FOLDERS_KEPT: Final = 4096
+_MANY: Final = 64
+"""Keys from which on it pays to open a segment instead of looking each of them up."""
 _FOLDER, _FILE, _LINK = 4, 8, 10
 """Types in the upper four bits of a mode."""
 _PLAIN: Final = 0o755
 """Mode of a folder that needs no entry of its own."""
 
 
-class ImageStore:
+class ImageStore(Refusing):
     """What lies in a tree.  Safe to use from several threads.
 
     `mark` stands for the state of whatever holds the tree; where none is given, stamps hold in this object alone.
@@ -47,6 +50,7 @@ class ImageStore:
     can: frozenset[Can] = frozenset()
     keeps = Keeps(kinds=frozenset({FILE, LINK, FOLDER}), modes=True, mtimes=True, hardlinks=True)
     names = Names()  # nothing is written, so nothing is refused
+    why = "an image is only read"
 
     def __init__(self, tree: Tree, url: str, mark: bytes = b"") -> None:
         self.tree, self.url = tree, str(urls.parse(url))
@@ -55,7 +59,6 @@ class ImageStore:
         self._above = b""
         self._whole: ImageStore | None = None
         """The store of the whole tree, where this is a part of it."""
-        self._closed = False
         self._folders: dict[bytes, int] = {}
         self._let_go = weakref.finalize(self, tree.close)
 
@@ -63,10 +66,6 @@ class ImageStore:
         return f"ImageStore({self.url!r})"
 
     # --------------------------------------------------------------------------------------------------------- names
-
-    def _open(self) -> None:
-        if self._closed:
-            raise closed(self.url)
 
     def _attr(self, key: bytes) -> Attr:
         """The node under a key; NotFound with the key."""
@@ -117,7 +116,7 @@ class ImageStore:
     def stat(self, key: bytes) -> Stat:
         self._open()
         attr = self._attr(key)
-        return Stat(self._entry(key, attr), self._stamp(attr))
+        return Stat(self._entry(key, attr), self._mark)
 
     def _entry(self, key: bytes, attr: Attr) -> Entry:
         kind, mode = attr.mode >> 12, attr.mode & 0o7777
@@ -135,18 +134,26 @@ class ImageStore:
             remedy="leave it out",
         )
 
-    def _stamp(self, attr: Attr) -> bytes:
-        return self._mark + attr.node.to_bytes(8, "little")
-
     def stamps(self, keys: Sequence[bytes]) -> Stamps:
+        """The image's own for whatever is in it: it changes as a whole."""
         self._open()
-        out: Stamps = []
-        for key in keys:
-            try:
-                out.append(self._stamp(self._attr(key)))
-            except NotFound:
-                out.append(b"")
-        return out
+        known = self._known(keys)
+        return [self._mark if key in known or self._has(key) else b"" for key in keys]
+
+    def _has(self, key: bytes) -> bool:
+        return bool(self._record(self._above + legal.check(key)))
+
+    def _known(self, keys: Sequence[bytes]) -> frozenset[bytes] | set[bytes]:
+        """Names that are there: those of the manifest's segment in which the first key stands, where there are many."""
+        if len(keys) < _MANY or self._above:
+            return frozenset()
+        try:
+            manifest = self.tree.manifest
+        except Unsupported:
+            return frozenset()
+        return (
+            set(manifest.load(manifest.refs[_segment_of(manifest, keys[0])].digest).paths) if manifest.refs else set()
+        )
 
     def read(self, key: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         self._open()
@@ -235,57 +242,8 @@ class ImageStore:
         part.room = self.room + len(prefix) + 1
         part._above = self._above + prefix + b"/"
         part._whole = self._whole or self  # it closes the tree when nobody has it any more
-        part._closed, part._folders = False, self._folders
+        part._folders = self._folders
         return part
-
-    # ------------------------------------------------------------------------------------------- what an image has not
-
-    def write(self, key: bytes, chunks: Iterable[bytes], *, mode: int = NO_MODE, mtime_ns: int = NO_TIME) -> bytes:
-        self._cannot("write", key)
-
-    def delete(self, key: bytes) -> None:
-        self._cannot("delete", key)
-
-    def put(self, items: Iterable[Item]) -> Iterator[Done]:
-        self._cannot("write")
-
-    def make(self, entries: Sequence[Entry]) -> None:
-        self._open()
-        if entries:
-            self._cannot("make links and folders")
-
-    def wipe(self) -> None:
-        self._cannot("delete")
-
-    def move(self, pairs: Sequence[tuple[bytes, bytes]], *, over: bool = False) -> None:
-        self._cannot("move")
-
-    def upload(self, key: bytes, size: int, *, token: str = "", mode: int = NO_MODE, mtime_ns: int = NO_TIME) -> Upload:
-        self._cannot("write", key)
-
-    def sums(self, key: bytes) -> dict[str, str]:
-        self._cannot("give checksums without reading", key)
-
-    def sync(self) -> None:
-        self._cannot("sync")
-
-    def space(self) -> Space:
-        self._cannot("tell its space")
-
-    def recall(self, keys: Sequence[bytes]) -> None:
-        self._cannot("recall")
-
-    def _cannot(self, verb: str, key: bytes | None = None) -> NoReturn:
-        self._open()
-        if key is not None:
-            legal.check(key)
-        raise Unsupported(
-            f"{self.url} cannot {verb}: an image is only read",
-            code="no-such-verb",
-            store=self.url,
-            verb=verb,
-            remedy="choose a folder or an S3 bucket as target",
-        )
 
     def close(self) -> None:
         """A part leaves the tree to the store that it came from."""
@@ -299,18 +257,21 @@ def _place(attr: Attr) -> tuple[int, int]:
     return (attr.b, attr.c) if attr.b != NO_TAIL and attr.size < CHUNK else (attr.a, 0)
 
 
-def _below(manifest: Manifest, prefix: bytes) -> Iterator[Entry]:
-    """The entries of a manifest whose path begins so; segments before them are looked for by halves, those behind
-    them are not opened."""
-    refs = manifest.refs
-    low, high = 0, len(refs)
-    while prefix and low < high - 1:
+def _segment_of(manifest: Manifest, path: bytes) -> int:
+    """The number of the segment in which a path stands, if it stands anywhere: looked for by halves."""
+    low, high = 0, len(manifest.refs)
+    while low < high - 1:
         middle = (low + high) // 2
-        if manifest.load(refs[middle].digest).paths[0] <= prefix:
+        if manifest.load(manifest.refs[middle].digest).paths[0] <= path:
             low = middle
         else:
             high = middle
-    for ref in refs[low:]:
+    return low
+
+
+def _below(manifest: Manifest, prefix: bytes) -> Iterator[Entry]:
+    """The entries of a manifest whose path begins so; segments behind them are not opened."""
+    for ref in manifest.refs[_segment_of(manifest, prefix) if prefix else 0 :]:
         segment: Segment = manifest.load(ref.digest)
         for i in range(bisect_left(segment.paths, prefix), len(segment)):
             if not segment.paths[i].startswith(prefix):
