@@ -42,6 +42,38 @@ class TestStageOutDataset(ours.StageOutDatasetContract):
     pass
 
 
+class TestPack(ours.PackContract):
+    pass
+
+
+class TestPackSpooled(ours.PackSpooledContract):
+    pass
+
+
+class TestPackFolder(ours.PackFolderContract):
+    pass
+
+
+class TestPackImage(ours.PackImageContract):
+    pass
+
+
+class TestStageInAsImage(ours.StageInAsImageContract):
+    pass
+
+
+class TestStageInImageMemory(ours.StageInImageMemoryContract):
+    pass
+
+
+class TestStageInImageCopy(ours.StageInImageCopyContract):
+    pass
+
+
+class TestReleaseImage(ours.ReleaseImageContract):
+    pass
+
+
 class TestVerify(ours.VerifyContract):
     pass
 

@@ -55,7 +55,8 @@ class ImageStore(Refusing):
     def __init__(self, tree: Tree, url: str, mark: bytes = b"") -> None:
         self.tree, self.url = tree, str(urls.parse(url))
         self.room = 0
-        self._mark = mark or os.urandom(16)
+        self.mark = mark or os.urandom(16)
+        """The stamp of whatever is in it."""
         self._above = b""
         self._whole: ImageStore | None = None
         """The store of the whole tree, where this is a part of it."""
@@ -116,7 +117,7 @@ class ImageStore(Refusing):
     def stat(self, key: bytes) -> Stat:
         self._open()
         attr = self._attr(key)
-        return Stat(self._entry(key, attr), self._mark)
+        return Stat(self._entry(key, attr), self.mark)
 
     def _entry(self, key: bytes, attr: Attr) -> Entry:
         kind, mode = attr.mode >> 12, attr.mode & 0o7777
@@ -138,7 +139,7 @@ class ImageStore(Refusing):
         """The image's own for whatever is in it: it changes as a whole."""
         self._open()
         known = self._known(keys)
-        return [self._mark if key in known or self._has(key) else b"" for key in keys]
+        return [self.mark if key in known or self._has(key) else b"" for key in keys]
 
     def _has(self, key: bytes) -> bool:
         return bool(self._record(self._above + legal.check(key)))
@@ -237,7 +238,7 @@ class ImageStore(Refusing):
         self._open()
         legal.check(prefix.replace(legal.HIDDEN, b"dls-"))
         part = ImageStore.__new__(ImageStore)
-        part.tree, part._mark = self.tree, self._mark
+        part.tree, part.mark = self.tree, self.mark
         part.url = str(urls.parse(self.url).below(prefix))
         part.room = self.room + len(prefix) + 1
         part._above = self._above + prefix + b"/"
@@ -314,4 +315,9 @@ def open_image_store(above: Store, key: bytes, **options: object) -> ImageStore:
             store=above.url,
             remedy="run the same again once nobody writes there",
         )
-    return ImageStore(tree, str(address), digests.of(found.stamp)[:16])
+    return ImageStore(tree, str(address), mark_of(found.stamp))
+
+
+def mark_of(stamp: bytes) -> bytes:
+    """The stamp of whatever is in an image, from that of the image."""
+    return digests.of(stamp)[:16]

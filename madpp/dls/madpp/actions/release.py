@@ -33,14 +33,18 @@ class Release:
 
     buffer: str
     at: str = ""
+    as_image: bool = False
+    """Of a dataset: the buffer in which it is an image."""
     name: ClassVar[str] = "release"
 
     def check(self, context: Context) -> list[DlsError]:
         """Is there such a buffer, and does the actor hold a lease on it?"""
-        return checked(lambda: held_for(context, self.buffer, self.at) if self.at else self._lease(context))
+        return checked(lambda: self._found(context) if self.at else self._lease(context))
 
     def _found(self, context: Context) -> Buffer | None:
-        return held_for(context, self.buffer, self.at) if self.at else find(context, self.buffer)
+        if self.at:
+            return held_for(context, self.buffer, self.at, as_image=self.as_image)
+        return find(context, self.buffer)
 
     def _lease(self, context: Context) -> None:
         buffer, user = find(context, self.buffer), context.actor.name
@@ -125,7 +129,7 @@ def find(context: Context, text: str) -> Buffer:
     raise NotFound(f"no buffer at {text}", code="no-buffer", path=text, remedy="look at dls buffer list")
 
 
-def held_for(context: Context, what: str, at: str) -> Buffer | None:
+def held_for(context: Context, what: str, at: str, *, as_image: bool = False) -> Buffer | None:
     """The buffer at a site that holds a dataset, or what was staged from an address, and on which the actor has a
     lease, or whose freeing was interrupted, or which this run has freed; None where there is none."""
     storage = context.sites.get(at)
@@ -137,7 +141,7 @@ def held_for(context: Context, what: str, at: str) -> Buffer | None:
     roots = {r.url for r in context.catalogue.replicas(url.dataset(version.id), actor=context.actor, offered=False)}
     for states in (HOLDING, {State.FREED}):
         for one in context.buffers.list(storage.id, states=frozenset(states)):
-            if one.content == version.content or held_url(context, one) in roots:
+            if is_image(one) is as_image and (one.content == version.content or held_url(context, one) in roots):
                 mine = context.actor.name in {lease.user for lease in one.leases}
                 if mine or one.state is State.FREEING or recorded(context, f"free {one.id}"):
                     return one
@@ -155,7 +159,7 @@ def finish(context: Context, step: Freeing) -> None:
         withdraw(context, one)
         if held != root:
             version = context.catalogue.version(url.dataset(f"{one.dataset}@{one.version}"), actor=context.actor)
-            places.append(Place(held, f"blake3:{version.content.hex()}"))
+            places += [Place(held, f"blake3:{version.content.hex()}"), Place(root, f"image:{version.content.hex()}")]
         if one.state is not ReplicaState.GONE:
             changes.append(SetReplica(one.id, ReplicaState.GONE, {"how": "buffer freed", "buffer": buffer.id}))
     if changes:

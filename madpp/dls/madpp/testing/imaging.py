@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from dls.madpp.actions.verify import Verify
 from dls.madpp.actions.withdraw import Withdraw
 from dls.madpp.testing.bringing import FILES, OurRules, marks
 from dls.madpp.testing.keeping import remove
-from dls.madpp.testing.world import World
+from dls.madpp.testing.world import START_NS, World
 
 NOISE = random.Random(5).randbytes(300_000)
 TREE: Final[Mapping[str, bytes | str]] = {**FILES, "large": NOISE, "link": "d/1"}
@@ -32,10 +33,12 @@ SHOWN = {**FILES, "large": NOISE, "link": b"-> d/1"}
 
 
 def packed(world: World, source: str, image: str) -> Path:
-    """An image of a folder, made by the side door."""
+    """An image of a folder, made by the side door; the same in every world."""
     from dls.fuse.pack import Options, pack
 
     path = world.folder / image
+    for at, _, _ in os.walk(world.folder / source):
+        os.utime(at, ns=(START_NS, START_NS))
     pack(str(world.folder / source), str(path), Options(workers=0))
     return path
 
