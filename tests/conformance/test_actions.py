@@ -14,6 +14,14 @@ class TestRegister(ours.RegisterContract):
     pass
 
 
+class TestRegisterImage(ours.RegisterImageContract):
+    pass
+
+
+class TestStageInFromImage(ours.StageInFromImageContract):
+    pass
+
+
 class TestStageIn(ours.StageInContract):
     pass
 
@@ -31,6 +39,38 @@ class TestStageOut(ours.StageOutContract):
 
 
 class TestStageOutDataset(ours.StageOutDatasetContract):
+    pass
+
+
+class TestPack(ours.PackContract):
+    pass
+
+
+class TestPackSpooled(ours.PackSpooledContract):
+    pass
+
+
+class TestPackFolder(ours.PackFolderContract):
+    pass
+
+
+class TestPackImage(ours.PackImageContract):
+    pass
+
+
+class TestStageInAsImage(ours.StageInAsImageContract):
+    pass
+
+
+class TestStageInImageMemory(ours.StageInImageMemoryContract):
+    pass
+
+
+class TestStageInImageCopy(ours.StageInImageCopyContract):
+    pass
+
+
+class TestReleaseImage(ours.ReleaseImageContract):
     pass
 
 

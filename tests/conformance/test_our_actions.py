@@ -1,6 +1,7 @@
 """The rules of our own actions, ACTION-14 and on."""
 
 from dls.madpp.testing.bringing import BringingRules
+from dls.madpp.testing.imaging import ImageRules
 from dls.madpp.testing.keeping import KeepingRules
 from dls.madpp.testing.making import MakingRules
 
@@ -14,4 +15,8 @@ class TestKeeping(KeepingRules):
 
 
 class TestMaking(MakingRules):
+    pass
+
+
+class TestImages(ImageRules):
     pass

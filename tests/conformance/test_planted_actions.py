@@ -9,13 +9,14 @@ from dls.logistics.testing.spec import suite_tests
 from dls.madpp.testing import planted_ours  # noqa: F401 - registers its violations
 from dls.madpp.testing.bringing import BringingRules
 from dls.madpp.testing.contract import ActionContract
+from dls.madpp.testing.imaging import ImageRules
 from dls.madpp.testing.keeping import KeepingRules
 from dls.madpp.testing.making import MakingRules
 from dls.madpp.testing.planted import VIOLATIONS, failures
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = re.findall(r"^- \*\*(ACTION-\d+)\*\*", (ROOT / "specs/action.md").read_text(encoding="utf-8"), re.MULTILINE)
-SUITES = (ActionContract, BringingRules, KeepingRules, MakingRules)
+SUITES = (ActionContract, BringingRules, KeepingRules, MakingRules, ImageRules)
 
 
 def test_every_rule_has_a_violation_and_a_test() -> None:

@@ -14,9 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dls.madpp.build import dataset, release, run, site, stage_in, stage_out, step, verify, wait_for
+    from dls.madpp.build import dataset, pack, release, run, site, stage_in, stage_out, step, verify, wait_for
 
-__all__ = ["dataset", "release", "run", "site", "stage_in", "stage_out", "step", "verify", "wait_for"]
+__all__ = ["dataset", "pack", "release", "run", "site", "stage_in", "stage_out", "step", "verify", "wait_for"]
 
 
 def __getattr__(name: str) -> Any:

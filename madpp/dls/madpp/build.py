@@ -22,6 +22,7 @@ from dls.logistics import digest as digests
 from dls.logistics.errors import Invalid
 from dls.madpp.action import Action
 from dls.madpp.actions.compute import Compute
+from dls.madpp.actions.pack import Pack
 from dls.madpp.actions.register import Register
 from dls.madpp.actions.release import Release
 from dls.madpp.actions.site import Site
@@ -45,6 +46,8 @@ class Made:
     """The dataset, or the address, that it brings or makes."""
     at: str = ""
     """The site where that is then."""
+    as_image: bool = False
+    """Whether it is an image there."""
 
     def __str__(self) -> str:
         return self.data
@@ -105,15 +108,34 @@ def site(name: str, url: str, **limits: Any) -> Made:
     return Made(_here().add(Site(name, url, **limits), f"site:{name}", ()), name, name)
 
 
-def dataset(key: str, url: str, *, title: str = "", note: str = "") -> Made:
-    """A dataset that the plan needs, registered from where it lies."""
-    return Made(_here().add(Register(key, url, title, note), f"register:{key}", ()), key)
+def dataset(key: str, url: str, *, title: str = "", note: str = "", image: bool = False) -> Made:
+    """A dataset that the plan needs, registered from where it lies; `image`: what the image there holds."""
+    return Made(_here().add(Register(key, url, title, note, image), f"register:{key}", ()), key)
 
 
-def stage_in(what: Data, to: Data, lifetime: str = "", *, name: str = "", after: After = ()) -> Made:
-    """Bring a dataset, or what lies at an address, into a leased buffer of a site."""
-    action = StageIn(str(what), str(to), lifetime)
-    return Made(_here().add(action, name, after, what, to), str(what), str(to))
+def stage_in(
+    what: Data, to: Data, lifetime: str = "", *, as_image: bool = False, name: str = "", after: After = ()
+) -> Made:
+    """Bring a dataset, or what lies at an address, into a leased buffer of a site; `as_image`: as one file."""
+    action = StageIn(str(what), str(to), lifetime, as_image)
+    return Made(_here().add(action, name, after, what, to), str(what), str(to), as_image)
+
+
+def pack(
+    what: Data,
+    to: str,
+    *,
+    as_: str = "",
+    owner: str = "",
+    xattrs: str = "user",
+    level: int = 3,
+    replace: bool = False,
+    name: str = "",
+    after: After = (),
+) -> Made:
+    """Put a dataset, or what lies at an address, into one image."""
+    action = Pack(str(what), to, as_, owner, xattrs, level, replace)
+    return Made(_here().add(action, name, after, what), as_ or str(what))
 
 
 def run(
@@ -141,10 +163,11 @@ def verify(what: Data, *, at: Data = "", deep: bool = False, name: str = "", aft
     return Made(_here().add(Verify(str(what), str(at), deep), name, after, what, at), str(what))
 
 
-def release(what: Data, *, at: Data = "", name: str = "", after: After = ()) -> Made:
+def release(what: Data, *, at: Data = "", as_image: bool = False, name: str = "", after: After = ()) -> Made:
     """Give back the buffer that a step made; or that of a dataset at a site; or a buffer by its id."""
-    site = str(at) or (what.at if isinstance(what, Made) else "")
-    return Made(_here().add(Release(str(what), site), name, after, what, at))
+    made = what if isinstance(what, Made) else Made("")
+    action = Release(str(what), str(at) or made.at, as_image or made.as_image)
+    return Made(_here().add(action, name, after, what, at))
 
 
 def wait_for(what: Data, *, until: str = "", name: str = "", after: After = ()) -> Made:

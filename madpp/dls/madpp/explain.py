@@ -15,9 +15,9 @@ from dls.logistics.errors import DlsError, NotFound
 from dls.logistics.need import Need
 from dls.logistics.transfer.evidence import Evidence
 from dls.logistics.transfer.listing import known
+from dls.madpp import layout
 from dls.madpp.action import Context
 from dls.madpp.execution import Run, RunState
-from dls.madpp.places import root_url
 from dls.madpp.plan import plan_from
 from dls.madpp.slots import SlotFacts
 
@@ -172,7 +172,9 @@ def _in_step(context: Context, run: Run, step: Mapping[str, Any], path: bytes) -
     version = context.catalogue.version(url.dataset(what), actor=context.actor)
     manifest = context.catalogue.manifest(url.dataset(version.id), actor=context.actor)
     storage = context.sites.get(step["with"]["to"])
-    buffer = context.buffers.find(storage.id, version.content)
+    as_image = bool(step["with"].get("as_image"))
+    content = layout.as_image(version.content) if as_image else version.content
+    buffer = context.buffers.find(storage.id, content)
     subject = f"file {names.show(path)}"
     for number, ref in enumerate(manifest.refs):
         segment = manifest.load(ref.digest)
@@ -184,7 +186,7 @@ def _in_step(context: Context, run: Run, step: Mapping[str, Any], path: bytes) -
         if buffer is None:
             yield Reason(subject, "not begun", f"its buffer at {storage.id} ({place})", since)
             return
-        evidence = Evidence(context.receipts, known(manifest), root_url(context, buffer), lambda: None)
+        evidence = Evidence(context.receipts, known(manifest), layout.held_url(context, buffer), lambda: None)
         receipt = evidence.receipt(segment)
         if receipt is not None and at in receipt.done:
             yield Reason(subject, f"proven at {context.buffers.path(buffer)}")

@@ -13,6 +13,7 @@ _MAKES: Final = {
     "register": ("dataset",),
     "stage-in": ("what",),
     "stage-out": ("what", "as_"),
+    "pack": ("what", "as_"),
     "compute": ("output",),
     "wait-for": ("dataset",),
     "restore": ("dataset",),

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from dls.catalogue.changes import Change, MarkFiles, SetReplica
-from dls.catalogue.model import FileState, Replica, ReplicaState, Version
+from dls.catalogue.model import FileState, Layout, Replica, ReplicaState, Version
 from dls.logistics import names, url
 from dls.logistics.buffer import Buffer, Contents, State
 from dls.logistics.entry import FILE, FOLDER
-from dls.logistics.errors import Corrupt, NotFound, Unavailable
+from dls.logistics.errors import Corrupt, DlsError, NotFound, Unavailable
 from dls.logistics.manifest import Manifest, diff, merge
 from dls.logistics.store import Store
 from dls.logistics.transfer.listing import known
@@ -24,9 +24,19 @@ from dls.logistics.transfer.progress import Progress
 from dls.logistics.transfer.prove import prove
 from dls.logistics.transfer.small import Failures
 from dls.madpp.action import Context
+from dls.madpp.layout import (
+    IMAGE,
+    held_url,
+    is_image,
+    is_there,
+    open_held,
+    open_known,
+    open_replica,
+    stamp_of,
+)
 from dls.madpp.places import containing, replicas_at, root_url
 from dls.madpp.record import evidence, facts_of
-from dls.madpp.source import overlap
+from dls.madpp.source import From, overlap
 
 NOTHING = "nothing:"
 """Evidence for a buffer in which no bytes lie; it holds until something is written."""
@@ -76,6 +86,24 @@ def blame(context: Context, replica: Replica, failures: Failures) -> None:
         facts_of(context, [SetReplica(replica.id, None, why), MarkFiles(replica.id, marks)])
 
 
+def reached(context: Context, one: From) -> Store:
+    """A place to copy from, opened.  A replica of which nothing can be read is recorded as lost or corrupt."""
+    if one.replica is None:
+        return context.open_store(one.url)
+    try:
+        return open_replica(context, one.replica)
+    except (Corrupt, NotFound) as error:
+        condemn(context, one.replica, error)
+        raise
+
+
+def condemn(context: Context, replica: Replica, error: DlsError) -> None:
+    """Nothing of a replica can be read: it is no source any more, and nothing rests on it."""
+    withdraw(context, replica)
+    state = ReplicaState.LOST if isinstance(error, NotFound) else ReplicaState.CORRUPT
+    facts_of(context, [SetReplica(replica.id, state, evidence(context, f"not readable: {error.message}"[:500]))])
+
+
 # ------------------------------------------------------------------------------------------------ evidence
 
 
@@ -90,20 +118,28 @@ def withdraw(context: Context, replica: Replica) -> list[Buffer]:
 
 def refs(context: Context, buffer: Buffer, version: Version, *, sure: bool) -> list[str]:
     """Evidence of complete copies of a version outside this buffer.  `sure`: look whether they are still there."""
-    root, found, lent = root_url(context, buffer), list[str](), list[Buffer]()
+    root, found, lent = root_url(context, buffer), list[str](), list[tuple[Buffer, Replica]]()
     for one in context.catalogue.replicas(url.dataset(version.id), actor=context.actor):
         if overlap(one.url, root) or _damaged(context, one):
             continue
         inside = containing(context, one.url)
         if inside is not None:
             if inside.state is State.READY:
-                lent.append(inside)
-        elif not sure or _still(context, one, root, version):
+                lent.append((inside, one))
+        elif not sure or _still(context, one, buffer, version):
             found.append(f"replica:{one.id}")
-    for other in lent if not found else ():
-        if not sure or not beyond(context, root_url(context, other), version, missing=True):
+    for other, one in lent if not found else ():
+        if not sure or not _lacks(context, one, version):
             found.append(f"buffer:{other.id}")
     return found
+
+
+def _lacks(context: Context, replica: Replica, version: Version) -> bool:
+    """Whether a replica in a buffer is not all of a version any more."""
+    try:
+        return bool(beyond(context, open_replica(context, replica), version, missing=True))
+    except (Corrupt, NotFound):
+        return True
 
 
 def _damaged(context: Context, replica: Replica) -> bool:
@@ -111,30 +147,35 @@ def _damaged(context: Context, replica: Replica) -> bool:
     return any(mark.state is not FileState.OFFLINE for mark in marks)
 
 
-def _still(context: Context, replica: Replica, root: str, version: Version) -> bool:
+def _still(context: Context, replica: Replica, buffer: Buffer, version: Version) -> bool:
     """Whether a replica's place is still there and is not the buffer by another name; a service that cannot be asked
     now refutes nothing."""
     try:
-        store = context.open_store(replica.url)
-        if version.entries and not store.exists():
+        if version.entries and not is_there(context, replica):
             withdraw(context, replica)
             gone = SetReplica(replica.id, ReplicaState.LOST, evidence(context, "not found"))
             facts_of(context, [gone])
             return False
-        return not _same_bytes(context, store, root, version)
+        return not _same_bytes(context, replica, buffer, version)
     except Unavailable:
         return True
 
 
-def _same_bytes(context: Context, store: Store, root: str, version: Version) -> bool:
-    """Whether two folders of this machine are one, by way of links: then a file in both has one stamp."""
-    if not (store.url.startswith("file:") and root.startswith("file:")):
+def _same_bytes(context: Context, replica: Replica, buffer: Buffer, version: Version) -> bool:
+    """Whether two places of this machine are one, by way of links: then a file in both has one stamp."""
+    held = held_url(context, buffer)
+    if not (replica.url.startswith("file:") and held.startswith("file:")):
         return False
+    if (replica.layout is Layout.IMAGE) != is_image(buffer):
+        return False  # a file of its own, or many
+    if is_image(buffer):
+        here, there = stamp_of(context, replica.url), stamp_of(context, held)
+        return bool(here) and here == there
     manifest = context.catalogue.manifest(url.dataset(version.id), actor=context.actor)
     first = next((e.path for e in manifest if e.kind == FILE), None)
     if first is None:
         return False
-    (here,), (there,) = store.stamps([first]), context.open_store(root).stamps([first])
+    (here,), (there,) = (context.open_store(one).stamps([first]) for one in (replica.url, held))
     return bool(here) and here == there
 
 
@@ -169,9 +210,8 @@ class Beyond:
         return bool(self.words)
 
 
-def beyond(context: Context, address: str, version: Version, *, missing: bool = False) -> Beyond:
-    """Compare what lies at an address with a version; names that are not there do not count, unless `missing`."""
-    store = context.open_store(address)
+def beyond(context: Context, store: Store, version: Version, *, missing: bool = False) -> Beyond:
+    """Compare what lies in a store with a version; names that are not there do not count, unless `missing`."""
     manifest = context.catalogue.manifest(url.dataset(version.id), actor=context.actor)
     extra, first = 0, b""
     for want, have in merge(manifest, store.list()):
@@ -187,16 +227,43 @@ def beyond(context: Context, address: str, version: Version, *, missing: bool = 
     return Beyond(" and ".join(words), tuple(key for key, _ in wrong), count)
 
 
+def _held(context: Context, buffer: Buffer, version: Version) -> Beyond:
+    """What a buffer holds, and is not a version."""
+    if not is_image(buffer):
+        return beyond(context, open_held(context, buffer), version)
+    store = context.open_store(root_url(context, buffer))
+    beside = [name for name in _bytes_in(store) if name != IMAGE]
+    words = f"{len(beside)} files lie beside the image, first {names.show(beside[0])}" if beside else ""
+    try:
+        found = beyond(context, open_held(context, buffer), version)
+    except NotFound:  # what was removed is not missed
+        found = Beyond("")
+    except Corrupt as error:
+        found = Beyond(error.message, (), 1)
+    return Beyond(" and ".join(filter(None, (words, found.words))), found.differ, found.count)
+
+
 def candidates(context: Context, buffer: Buffer) -> Iterator[Version]:
-    """The versions that a buffer may hold: of its content, recorded at its root, or copied from it."""
+    """The versions that a buffer may hold: of its content, recorded where it lies, or copied from it."""
     found: dict[str, Version] = {}
-    if buffer.content:
-        found = {v.id: v for v in context.catalogue.by_content(buffer.content, actor=context.actor)}
-    for one in [*replicas_at(context, root_url(context, buffer)), *_vouching(context, buffer)]:
+    content = _content(context, buffer)
+    if content:
+        found = {v.id: v for v in context.catalogue.by_content(content, actor=context.actor)}
+    for one in [*replicas_at(context, held_url(context, buffer)), *_vouching(context, buffer)]:
         id = f"{one.dataset}@{one.version}"
         if id not in found:
             found[id] = context.catalogue.version(url.dataset(id), actor=context.actor)
     return iter(found.values())
+
+
+def _content(context: Context, buffer: Buffer) -> bytes:
+    """The content that a buffer was made for, as a version names it; b'' where nobody can tell."""
+    if not is_image(buffer):
+        return buffer.content
+    try:
+        return open_known(context, held_url(context, buffer)).tree.manifest.content
+    except (Corrupt, NotFound):
+        return b""
 
 
 def _vouching(context: Context, buffer: Buffer) -> Iterator[Replica]:
@@ -221,12 +288,13 @@ def secure(context: Context, buffer: Buffer) -> str:
         if not found:
             why = why or f"no other copy of {version.id} is known"
             continue
-        held = beyond(context, store.url, version)
+        held = _held(context, buffer, version)
         if not held:
             rest(context, buffer, version, found)
             return ""
         why = held.words
-    marks = any(context.catalogue.exceptions(r.id, actor=context.actor) for r in replicas_at(context, store.url))
+    rows = replicas_at(context, held_url(context, buffer))
+    marks = any(context.catalogue.exceptions(r.id, actor=context.actor) for r in rows)
     if held and not marks and buffer.content:
         spoiled(context, buffer, held)
     elif buffer.contents is Contents.CLEAN:
@@ -245,7 +313,7 @@ def spoiled(context: Context, buffer: Buffer, held: Beyond) -> None:
     if not held.count:
         return
     why = evidence(context, f"changed in the buffer: {held.words}"[:500])
-    for one in replicas_at(context, root_url(context, buffer)):
+    for one in replicas_at(context, held_url(context, buffer)):
         if one.state is not ReplicaState.COMPLETE:
             continue
         withdraw(context, one)

@@ -32,7 +32,9 @@ def needless(plan: Plan, step: Step, context: Context) -> str:
 def _gives_back(one: Step, step: Step) -> bool:
     given: Any = one.action
     staged: Any = step.action
-    return one.action.name == "release" and (given.buffer, given.at) == (staged.what, staged.to)
+    if one.action.name != "release":
+        return False
+    return (given.buffer, given.at, given.as_image) == (staged.what, staged.to, staged.as_image)
 
 
 def _settled(step: Step, context: Context) -> str:

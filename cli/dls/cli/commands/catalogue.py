@@ -28,10 +28,11 @@ _PAGE = 1000
 @click.argument("where", metavar="URL")
 @click.option("--title", default="", help="One line for people.")
 @click.option("--note", default="", help="What is new in this version.")
+@click.option("--image", is_flag=True, help="URL is an image of ours: register what it holds, every byte read.")
 @dry_run
-def add(front: Front, dataset: str, where: str, title: str, note: str, dry_run: bool) -> None:
+def add(front: Front, dataset: str, where: str, title: str, note: str, image: bool, dry_run: bool) -> None:
     """Read, hash and register what lies at URL; other content makes a new version."""
-    front.take(Register(dataset, where, title, note), _added, dry_run=dry_run)
+    front.take(Register(dataset, where, title, note, image), _added, dry_run=dry_run)
 
 
 def _added(facts: Facts) -> Answer:

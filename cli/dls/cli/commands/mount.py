@@ -1,4 +1,4 @@
-"""`dls mount`: an image as a folder."""
+"""`dls mount`: an image, or a dataset wherever it lies, as a folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import click
 
@@ -14,11 +15,12 @@ from dls.cli.front import Front
 from dls.cli.images import needs, opened
 from dls.cli.words import place
 from dls.logistics import digest as digests
+from dls.logistics import url
 from dls.logistics.duration import read_duration, read_size
 
 
 @verb("mount")
-@click.argument("image", metavar="IMAGE")
+@click.argument("image", metavar="IMAGE|SCOPE:NAME[@VERSION]")
 @click.argument("folder", metavar="FOLDER")
 @click.option("--foreground", "-f", is_flag=True, help="Serve until it is unmounted; messages to standard error.")
 @click.option("--allow-other", is_flag=True, help="Other users may look too, as far as modes and owners let them.")
@@ -41,18 +43,28 @@ def mount(
 ) -> None:
     """Mount an image on a folder; needs no root (fusermount3).  Every byte is checked when it is read.
 
-    IMAGE is a file, or an address (s3://…, https://…): then only what is read is fetched.
+    IMAGE is a file, or an address (s3://…, https://…): then only what is read is fetched.  Of a dataset the best copy
+    is mounted: an image of this machine, one elsewhere, else its files as they lie.
     """
     needs()
     from dls.fuse import mounting
 
     idle = read_duration(idle_timeout) if idle_timeout else 0
     options = mounting.MountOptions(allow_other or None, servers, float(idle))
-    name = image if "://" in image else os.path.abspath(image)  # noqa: PTH100 - links stay as they are written
-    folder = os.path.abspath(folder)  # noqa: PTH100
-    opener = partial(
-        opened, name, cache_folder=cache or str(front.folder / "cache" / "images"), cache_bytes=read_size(cache_size)
-    )
+    folder = os.path.abspath(folder)  # noqa: PTH100 - links stay as they are written
+    kept: dict[str, Any] = {
+        "cache_folder": cache or str(front.folder / "cache" / "images"),
+        "cache_bytes": read_size(cache_size),
+    }
+    dataset = ""
+    if url.is_dataset(image):
+        from dls.cli import views
+
+        view = views.best(front, image, kept)
+        name, opener, dataset = view.name, view.opener, view.dataset
+    else:
+        name = image if "://" in image else os.path.abspath(image)  # noqa: PTH100
+        opener = partial(opened, name, **kept)
     started = time.monotonic()
     if foreground:
         with opener():
@@ -62,9 +74,10 @@ def mount(
         mounting.serve(opener, folder, fd, options, lambda text: front.out.tell("note", {"text": text}))
         return
     keeper = mounting.in_background(name, opener, folder, options, _log(front, folder))
-    facts = {"action": "mount", "image": name, "folder": folder, "keeper": keeper}
+    facts = {"action": "mount", "image": name, "dataset": dataset, "folder": folder, "keeper": keeper}
     took = time.monotonic() - started
-    front.out.result({**facts, "seconds": round(took, 3)}, folder, [f"{place(name)} is mounted on {place(folder)}"])
+    what = f"{dataset} ({place(name)})" if dataset else place(name)
+    front.out.result({**facts, "seconds": round(took, 3)}, folder, [f"{what} is mounted on {place(folder)}"])
 
 
 def _log(front: Front, folder: str) -> str:

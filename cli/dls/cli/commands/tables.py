@@ -54,7 +54,8 @@ def dataset(facts: Row) -> list[str]:
         lines.append(f"  {v['id']}: {files(v['files'])}, {show_size(v['bytes'])}, {iso(v['created_ns'])}{note}")
     for r in facts["replicas"]:
         where = f" ({r['storage']})" if r["storage"] else ""
-        lines.append(f"  copy {r['id']} of {r['version']}: {r['state']}, {place(r['url'])}{where}")
+        kind = "image" if r["layout"] == "image" else "copy"
+        lines.append(f"  {kind} {r['id']} of {r['version']}: {r['state']}, {place(r['url'])}{where}")
     return lines
 
 

@@ -6,6 +6,7 @@ BUILT_IN = {
     "register": "dls.madpp.actions.register:Register",
     "stage-in": "dls.madpp.actions.stage_in:StageIn",
     "stage-out": "dls.madpp.actions.stage_out:StageOut",
+    "pack": "dls.madpp.actions.pack:Pack",
     "verify": "dls.madpp.actions.verify:Verify",
     "compute": "dls.madpp.actions.compute:Compute",
     "release": "dls.madpp.actions.release:Release",

@@ -28,6 +28,7 @@ from dls.madpp.actions.release import finish, let_go
 from dls.madpp.actions.stage_in import StageIn
 from dls.madpp.copying import alone, failed
 from dls.madpp.facts import hardware, software
+from dls.madpp.layout import open_held
 from dls.madpp.places import root_url
 from dls.madpp.record import counts, evidence, placed, record, versioned
 from dls.madpp.saved import NOTHING, beyond, spoiled
@@ -272,7 +273,7 @@ def _changed(context: Context, staged: Sequence[Facts], inputs: Sequence[Buffer]
     changed = dict[str, None]()
     for facts, buffer in zip(staged, inputs, strict=True):
         version = context.catalogue.version(url.dataset(facts["dataset"]), actor=context.actor)
-        held = beyond(context, root_url(context, buffer), version, missing=True)
+        held = beyond(context, open_held(context, buffer), version, missing=True)
         if held and facts["dataset"] not in changed:
             changed[facts["dataset"]] = None
             spoiled(context, buffer, held)

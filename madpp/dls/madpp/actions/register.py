@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dls.catalogue.changes import AddActivity, AddReplica, AddVersion, PutDataset
-from dls.catalogue.model import Port
+from dls.catalogue.model import Layout, Port
 from dls.logistics import url
 from dls.logistics.errors import DlsError
-from dls.logistics.transfer.listing import listed
+from dls.logistics.store import Store
+from dls.logistics.transfer.listing import Wanted, known, listed
 from dls.logistics.transfer.prove import Depth, Proof, prove
 from dls.madpp.action import Context, Facts, bounded, checked
 from dls.madpp.copying import estimate, failed
 from dls.madpp.facts import hardware, software
+from dls.madpp.layout import open_image
 from dls.madpp.places import apart, replica_id
 from dls.madpp.record import counts, evidence, placed, record, versioned
 from dls.madpp.saved import contradicted
@@ -22,12 +24,13 @@ from dls.madpp.source import address, ends, new_name, opened, shown, site_of, th
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """`dls catalogue add DATASET WHERE`."""
+    """`dls catalogue add DATASET WHERE [--image]`; with `image` what the image there holds is registered."""
 
     dataset: str
     where: str
     title: str = ""
     note: str = ""
+    image: bool = False
     name: ClassVar[str] = "register"
 
     def check(self, context: Context) -> list[DlsError]:
@@ -39,14 +42,25 @@ class Register:
 
     def _place(self, context: Context) -> None:
         at = address(context, self.where)
-        there(context, at)
         apart(context, str(at), "register")
+        if self.image:
+            open_image(context, str(at))
+        else:
+            there(context, at)
+
+    def _found(self, context: Context, at: url.Url) -> tuple[Store, Wanted, bool]:
+        """What lies there as a store, what is to be read of it, and whether that is all of it."""
+        if self.image:
+            image = open_image(context, str(at))
+            return image, known(image.tree.manifest), True
+        store, only = opened(context, at)
+        return store, listed(store, context.folder, only=only, tick=lambda: _alive(context)), not only
 
     def preview(self, context: Context) -> Facts:
         """What lies there, unread."""
         at = address(context, self.where)
-        store, only = opened(context, at)
-        found = listed(store, context.folder, only=only).manifest
+        _, wanted, _ = self._found(context, at)
+        found = wanted.manifest
         facts = {
             "what": self.dataset,
             "dataset": self.dataset,
@@ -60,10 +74,10 @@ class Register:
         """Hash everything, then record dataset, version, replica and lineage at once."""
         key = url.dataset(self.dataset).key
         at, started = address(context, self.where), context.now()
-        store, only = opened(context, at)
+        store, wanted, whole = self._found(context, at)
         proof = prove(
             store,
-            listed(store, context.folder, only=only, tick=lambda: _alive(context)),
+            wanted,
             context.receipts,
             depth=Depth.RECEIPTS,
             logs=context.folder,
@@ -72,7 +86,7 @@ class Register:
         )
         for failures in (proof.corrupt, proof.missing, proof.unread):
             failed(failures, f"reading {store.url}")
-        facts = self._record(context, key, at, store.url, proof, whole=not only, started=started)
+        facts = self._record(context, key, at, store.url, proof, whole=whole, started=started)
         return bounded({**facts, "read": proof.read, "trusted": proof.trusted, **counts(proof.manifest)})
 
     def _record(
@@ -82,7 +96,9 @@ class Register:
         step = f"register {key} {at} {proof.manifest.content.hex()}"
         version, number = versioned(context, step, key, proof.manifest, self.note)
         inside = site_of(context, at)
-        replica = AddReplica(key, root, number, inside.id if inside else "", evidence=evidence(context, "read in full"))
+        layout = Layout.IMAGE if self.image else Layout.SAME
+        proven = evidence(context, "read in full")
+        replica = AddReplica(key, root, number, inside.id if inside else "", layout, evidence=proven)
         done = record(
             context,
             step,
@@ -107,6 +123,7 @@ class Register:
             "dataset": dataset,
             "new": added.changed,
             "url": root,
+            "layout": layout.value,
             "replica": replica_id(context, dataset, root),
             "activity": done.activity,
         }

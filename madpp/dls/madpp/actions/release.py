@@ -17,6 +17,7 @@ from dls.logistics.transfer.receipt import Place
 from dls.madpp.action import AT_ONCE, Context, Facts, bounded, checked
 from dls.madpp.actions.staged import staged_id
 from dls.madpp.facts import software
+from dls.madpp.layout import held_url, image_wanted, is_image
 from dls.madpp.places import replicas_at, root_url
 from dls.madpp.record import record, recorded
 from dls.madpp.saved import NOTHING, held_by_others, secure, withdraw
@@ -32,14 +33,18 @@ class Release:
 
     buffer: str
     at: str = ""
+    as_image: bool = False
+    """Of a dataset: the buffer in which it is an image."""
     name: ClassVar[str] = "release"
 
     def check(self, context: Context) -> list[DlsError]:
         """Is there such a buffer, and does the actor hold a lease on it?"""
-        return checked(lambda: held_for(context, self.buffer, self.at) if self.at else self._lease(context))
+        return checked(lambda: self._found(context) if self.at else self._lease(context))
 
     def _found(self, context: Context) -> Buffer | None:
-        return held_for(context, self.buffer, self.at) if self.at else find(context, self.buffer)
+        if self.at:
+            return held_for(context, self.buffer, self.at, as_image=self.as_image)
+        return find(context, self.buffer)
 
     def _lease(self, context: Context) -> None:
         buffer, user = find(context, self.buffer), context.actor.name
@@ -119,12 +124,12 @@ def find(context: Context, text: str) -> Buffer:
         return context.buffers.open(text)
     wanted = str(url.parse(text, context.cwd))
     for buffer in context.buffers.list(states=ALL):
-        if root_url(context, buffer) == wanted:
+        if wanted in (root_url(context, buffer), held_url(context, buffer)):
             return buffer
     raise NotFound(f"no buffer at {text}", code="no-buffer", path=text, remedy="look at dls buffer list")
 
 
-def held_for(context: Context, what: str, at: str) -> Buffer | None:
+def held_for(context: Context, what: str, at: str, *, as_image: bool = False) -> Buffer | None:
     """The buffer at a site that holds a dataset, or what was staged from an address, and on which the actor has a
     lease, or whose freeing was interrupted, or which this run has freed; None where there is none."""
     storage = context.sites.get(at)
@@ -136,7 +141,7 @@ def held_for(context: Context, what: str, at: str) -> Buffer | None:
     roots = {r.url for r in context.catalogue.replicas(url.dataset(version.id), actor=context.actor, offered=False)}
     for states in (HOLDING, {State.FREED}):
         for one in context.buffers.list(storage.id, states=frozenset(states)):
-            if one.content == version.content or root_url(context, one) in roots:
+            if is_image(one) is as_image and (one.content == version.content or held_url(context, one) in roots):
                 mine = context.actor.name in {lease.user for lease in one.leases}
                 if mine or one.state is State.FREEING or recorded(context, f"free {one.id}"):
                     return one
@@ -148,17 +153,22 @@ def finish(context: Context, step: Freeing) -> None:
     buffer, storage = step.buffer, context.sites.get(step.buffer.storage)
     root = root_url(context, buffer)
     changes: list[Change] = []
-    for one in replicas_at(context, root, buffer.content):
+    held = held_url(context, buffer)
+    places = _places(root, buffer)
+    for one in replicas_at(context, held, buffer.content):
         withdraw(context, one)
+        if held != root:
+            version = context.catalogue.version(url.dataset(f"{one.dataset}@{one.version}"), actor=context.actor)
+            places += [Place(held, f"blake3:{version.content.hex()}"), Place(root, f"image:{version.content.hex()}")]
         if one.state is not ReplicaState.GONE:
             changes.append(SetReplica(one.id, ReplicaState.GONE, {"how": "buffer freed", "buffer": buffer.id}))
     if changes:
-        freed = AddActivity("release", used=(Port(root, "buffer"),), where=storage.site, software=software())
+        freed = AddActivity("release", used=(Port(held, "buffer"),), where=storage.site, software=software())
         record(context, f"free {buffer.id}", changes, freed)
     store = context.open_store(storage.url)
     free(store, step)
     above = buffer.root.rpartition(b"/")[0]
-    for place in _places(root, buffer):
+    for place in places:
         store.below(above + b"/" + names.HIDDEN + place.id.encode(), staging=True).wipe()  # of a copy never finished
         context.receipts.drop(place)
         for left in context.folder.glob(f"{place.id}.*"):
@@ -168,6 +178,8 @@ def finish(context: Context, step: Freeing) -> None:
 
 def _places(root: str, buffer: Buffer) -> list[Place]:
     """What evidence was kept for a buffer's root: by its content, and by the address that it was copied from."""
+    if is_image(buffer):
+        return [Place(root, image_wanted(buffer))]
     found = [Place(root, f"blake3:{buffer.content.hex()}")] if buffer.content else []
     address = buffer.label.partition(FROM)[2]
     return [*found, Place(root, f"from:{address}"), Place(root, f"from:{root}")] if address else found

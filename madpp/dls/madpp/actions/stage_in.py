@@ -18,21 +18,24 @@ from dls.logistics.transfer.prove import prove
 from dls.logistics.transfer.run import Options, Outcome
 from dls.madpp import copying
 from dls.madpp.action import Context, Facts, bounded, checked
+from dls.madpp.actions import stage_image
 from dls.madpp.actions.release import FROM, free_expired
 from dls.madpp.actions.staged import record_staged, short_name, staged_id
 from dls.madpp.places import apart, replicas_at, root_url
 from dls.madpp.record import counts
-from dls.madpp.saved import NOTHING, blame
+from dls.madpp.saved import NOTHING, blame, reached
 from dls.madpp.source import From, Wish, address, ends, lifetime, new_name, opened, shown, sources, there, wish
 
 
 @dataclass(frozen=True, slots=True)
 class StageIn:
-    """`dls stage-in WHAT --to SITE [--lifetime P7D]`; WHAT is a dataset id or an address."""
+    """`dls stage-in WHAT --to SITE [--lifetime P7D] [--as-image]`; WHAT is a dataset id or an address."""
 
     what: str
     to: str
     lifetime: str = ""
+    as_image: bool = False
+    """As one file: packed on the way, or copied where it is an image already."""
     name: ClassVar[str] = "stage-in"
 
     def check(self, context: Context) -> list[DlsError]:
@@ -45,6 +48,9 @@ class StageIn:
         )
 
     def _source(self, context: Context) -> None:
+        if self.as_image:
+            stage_image.prepared(context, self.what, context.sites.get(self.to))
+            return
         if url.is_dataset(self.what):
             wanted = wish(context, self.what)
             storage = context.sites.get(self.to)
@@ -60,6 +66,8 @@ class StageIn:
     def preview(self, context: Context) -> Facts:
         """Files, bytes, route, room and time; whether a buffer there holds it already."""
         storage = context.sites.get(self.to)
+        if self.as_image:
+            return stage_image.preview(context, self.what, storage)
         work = _prepare(context, self.what, storage)
         found = copying.fit(work.wanted, work.target)
         here = context.buffers.find(storage.id, work.content)
@@ -84,6 +92,8 @@ class StageIn:
         """Lease, copy, prove, publish, record."""
         storage = context.sites.get(self.to)
         lifetime_s = lifetime(self.lifetime, storage)
+        if self.as_image:
+            return stage_image.stage(context, self.what, storage, lifetime_s)
         free_expired(context, storage)
         work = _prepare(context, self.what, storage)
         found = copying.fit(work.wanted, work.target)
@@ -218,7 +228,7 @@ def _bring(
     for number, one in enumerate(work.froms):
         context.say("route", {"from": one.text, "to": context.buffers.path(buffer), "what": work.label})
         try:
-            store = work.store or context.open_store(one.url)
+            store = work.store or reached(context, one)
             link = (one.end, storage.id)
             outcome = copying.copy(context, store, work.target, buffer.root, work.wanted, link, options)
             error = copying.failure(outcome.failures, f"copying from {store.url}")

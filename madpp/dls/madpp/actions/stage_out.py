@@ -22,9 +22,10 @@ from dls.madpp.action import Context, Facts, bounded, checked
 from dls.madpp.actions.stage_in import OURS, proven
 from dls.madpp.actions.staged import rested
 from dls.madpp.facts import hardware, software
-from dls.madpp.places import apart, containing, replica_id, replicas_at, root_url
+from dls.madpp.layout import held_url
+from dls.madpp.places import apart, containing, replica_id, replicas_at
 from dls.madpp.record import counts, evidence, placed, record, versioned
-from dls.madpp.saved import blame
+from dls.madpp.saved import blame, reached
 from dls.madpp.source import (
     From,
     Wish,
@@ -155,7 +156,7 @@ class StageOut:
         for one in work.froms:
             context.say("route", {"from": one.text, "to": work.final, "what": self.as_ or self.what})
             try:
-                store = work.source or context.open_store(one.url)
+                store = work.source or reached(context, one)
                 link = (one.end, work.storage or ends(context, url.parse(work.store.url)))
                 outcome = copying.copy(context, store, work.store, work.root, work.wanted, link)
                 error = copying.failure(outcome.failures, f"copying from {store.url}")
@@ -252,7 +253,7 @@ def _whole_buffer(context: Context, work: _Work) -> Buffer | None:
     if work.source is None or work.only:
         return None
     buffer = containing(context, work.source.url)
-    return buffer if buffer is not None and root_url(context, buffer) == work.source.url else None
+    return buffer if buffer is not None and held_url(context, buffer) == work.source.url else None
 
 
 def _attest(context: Context, work: _Work, outcome: Outcome) -> None:
@@ -280,7 +281,7 @@ def _saved(context: Context, whole: Buffer | None, work: _Work, source: From, na
     """A buffer whose whole contents now have another recorded copy is clean; its id, or ''."""
     if work.wish is not None:
         inside = containing(context, source.url)
-        whole = inside if inside is not None and root_url(context, inside) == source.url else None
+        whole = inside if inside is not None and held_url(context, inside) == source.url else None
     elif whole is None:
         part = containing(context, work.source.url) if work.source else None
         if part is not None:

@@ -16,9 +16,10 @@ from dls.logistics.transfer.prove import Depth, Proof, prove
 from dls.madpp.action import Context, Facts, bounded, checked
 from dls.madpp.copying import estimate, failed
 from dls.madpp.facts import hardware, software
-from dls.madpp.places import containing, root_url
+from dls.madpp.layout import held_url, is_there, open_replica
+from dls.madpp.places import containing
 from dls.madpp.record import evidence, record
-from dls.madpp.saved import withdraw
+from dls.madpp.saved import condemn, withdraw
 from dls.madpp.source import Wish, ends, shown, wish
 
 
@@ -87,10 +88,16 @@ class Verify:
         return bounded({"dataset": wanted.version.id, "deep": self.deep, "replicas": rows})
 
     def _one(self, context: Context, wanted: Wish, replica: Replica) -> tuple[Facts, DlsError | None]:
-        store, started = context.open_store(replica.url), context.now()
+        started = context.now()
         row: Facts = {"replica": replica.id, "url": replica.url, "storage": replica.storage}
-        if not store.exists() and wanted.manifest.refs:
+        if wanted.manifest.refs and not is_there(context, replica):
             return {**row, "state": "lost", "missing": wanted.version.entries}, self._lost(context, wanted, replica)
+        try:
+            store = open_replica(context, replica)
+        except Corrupt as error:  # an image of which nothing can be read
+            condemn(context, replica, error)
+            self._save(context, wanted, replica, [], started)
+            return {**row, "state": "damaged"}, _unreadable(wanted, replica, error)
         proof = self._proof(context, wanted, store)
         failed(proof.unread, f"reading {replica.url}")
         row.update(read=proof.read, trusted=proof.trusted, corrupt=proof.corrupt.count, missing=proof.missing.count)
@@ -117,7 +124,7 @@ class Verify:
         gone = SetReplica(replica.id, ReplicaState.LOST, evidence(context, "not found"))
         self._save(context, wanted, replica, [gone], context.now())
         inside = containing(context, replica.url)
-        if inside is not None and inside.state in LIVE and root_url(context, inside) == replica.url:
+        if inside is not None and inside.state in LIVE and held_url(context, inside) == replica.url:
             context.buffers.lost(inside.id, "nothing lies there any more", by=context.actor.name)
         return Corrupt(
             f"nothing lies at {replica.url} any more",
@@ -149,6 +156,17 @@ def _findings(context: Context, replica: Replica, proof: Proof) -> list[Change]:
     if marks:
         changes.append(MarkFiles(replica.id, marks))
     return changes
+
+
+def _unreadable(wanted: Wish, replica: Replica, error: DlsError) -> Corrupt:
+    return Corrupt(
+        f"{replica.url}: nothing of it can be read: {error.message}",
+        code="replica-damaged",
+        replica=replica.id,
+        store=replica.url,
+        count=wanted.version.entries,
+        remedy=f"it is marked; stage {wanted.version.dataset} in from another replica, or pack it anew",
+    )
 
 
 def _damaged(wanted: Wish, replica: Replica, proof: Proof) -> Corrupt:

@@ -206,6 +206,7 @@ KINDS: Final = (
             Field("stage-in", "what", WHAT, "what to bring", "climate:era5", required=True),
             Field("to", "to", SITE, "the site", "scratch", required=True),
             _LIFETIME,
+            Field("as-image", "as_image", FLAG, "as one file, packed on the way", "true"),
         ),
     ),
     Kind(
@@ -237,6 +238,19 @@ KINDS: Final = (
         ),
     ),
     Kind(
+        "pack",
+        "put a dataset, or what lies at an address, into one image",
+        (
+            Field("pack", "what", WHAT, "what to pack", "climate:era5", required=True),
+            Field("to", "to", ADDRESS, "the image", "/archive/era5.sqfs", required=True),
+            Field("as", "as_", KEY, "the dataset that it becomes, where it is none yet", "climate:era5"),
+            Field("owner", "owner", TEXT, "UID:GID of everything inside", "'0:0'"),
+            Field("xattrs", "xattrs", TEXT, "of a folder: which attributes are kept: user, all, none", "user"),
+            Field("level", "level", COUNT, "effort of the compression, 1 to 19", "3"),
+            Field("replace", "replace", FLAG, "what lies there may be replaced", "true"),
+        ),
+    ),
+    Kind(
         "verify",
         "look whether copies are what was recorded",
         (
@@ -253,6 +267,7 @@ KINDS: Final = (
                 "release", "buffer", BUFFER, "the step that made it; or a dataset, with at; or a buffer", "fetch", True
             ),
             Field("at", "at", SITE, "the site, for a dataset", "scratch"),
+            Field("as-image", "as_image", FLAG, "of a dataset: the buffer in which it is an image", "true"),
         ),
     ),
     Kind(
@@ -271,6 +286,7 @@ KINDS: Final = (
             Field("url", "where", ADDRESS, "where it lies", "/data/era5", required=True),
             Field("title", "title", TEXT, "what it is, in a line", "ERA5 hourly"),
             Field("note", "note", TEXT, "a note for the version", "first half"),
+            Field("image", "image", FLAG, "it is an image of ours: what it holds is registered", "true"),
         ),
     ),
     Kind(

@@ -323,7 +323,7 @@ class _Document:
             return False  # that step has faults of its own
         verb, given = made.kind.verb, made.fields
         if verb == "stage-in":
-            fields.update(buffer=given["what"], at=given["to"])
+            fields.update(buffer=given["what"], at=given["to"], as_image=given.get("as_image", False))
         elif verb == "compute" and given.get("output"):
             fields.update(buffer=given["output"], at=given["at"])
         else:

@@ -7,6 +7,7 @@ from typing import ClassVar, Final
 
 from dls.madpp.action import Action
 from dls.madpp.actions.compute import Compute
+from dls.madpp.actions.pack import Pack
 from dls.madpp.actions.register import Register
 from dls.madpp.actions.release import Release
 from dls.madpp.actions.site import Site
@@ -16,6 +17,8 @@ from dls.madpp.actions.verify import Verify
 from dls.madpp.actions.wait_for import WaitFor
 from dls.madpp.actions.withdraw import Restore, Withdraw
 from dls.madpp.testing.contract import ActionContract
+from dls.madpp.testing.imaging import packed
+from dls.madpp.testing.keeping import remove
 from dls.madpp.testing.world import World
 
 FILES: Final[Mapping[str, bytes | str]] = {
@@ -39,6 +42,20 @@ class RegisterContract(ActionContract):
 
     def wrong(self, world: World) -> tuple[Action, Collection[str]]:
         return Register("x:data@2", "nowhere"), {"bad-dataset-id", "no-source"}
+
+
+class RegisterImageContract(RegisterContract):
+    """What an image holds."""
+
+    def build(self, world: World) -> None:
+        world.write("src", FILES)
+        packed(world, "src", "i.sqfs")
+
+    def action(self, world: World) -> Action:
+        return Register("x:data", str(world.folder / "i.sqfs"), "A title", "a note", image=True)
+
+    def wrong(self, world: World) -> tuple[Action, Collection[str]]:
+        return Register("x:data@2", "nowhere", image=True), {"bad-dataset-id", "no-such-key"}
 
 
 class StageInContract(ActionContract):
@@ -72,6 +89,59 @@ class StageInMemoryContract(StageInContract):
         return StageIn("x:data", "mem")
 
 
+class StageInFromImageContract(StageInContract):
+    """A dataset that lies in an image alone."""
+
+    def build(self, world: World) -> None:
+        world.write("src", FILES)
+        image = packed(world, "src", "i.sqfs")
+        world.take(Register("x:data", str(image), image=True))
+        remove(world.folder / "src")
+
+
+class StageInAsImageContract(StageInContract):
+    """A folder, packed on the way."""
+
+    def action(self, world: World) -> Action:
+        return StageIn("x:data", "scratch", "P1D", as_image=True)
+
+    def wrong(self, world: World) -> tuple[Action, Collection[str]]:
+        return StageIn("x:nothing", "scratch", "tomorrow", as_image=True), {"no-dataset", "bad-duration"}
+
+
+class StageInImageMemoryContract(StageInAsImageContract):
+    """To a site that is no folder: spooled and sent."""
+
+    def action(self, world: World) -> Action:
+        return StageIn("x:data", "mem", as_image=True)
+
+
+class StageInImageCopyContract(StageInAsImageContract):
+    """What is an image already is copied."""
+
+    def build(self, world: World) -> None:
+        world.write("src", FILES)
+        world.take(Register("x:data", str(packed(world, "src", "i.sqfs")), image=True))
+
+
+class ReleaseImageContract(ActionContract):
+    """A buffer that holds an image."""
+
+    lineage: ClassVar[str] = "release"
+
+    def build(self, world: World) -> None:
+        world.write("src", FILES)
+        world.take(Register("x:data", "src"))
+        world.take(StageIn("x:data", "scratch"))
+        self.path = world.take(StageIn("x:data", "scratch", as_image=True))["path"]
+
+    def action(self, world: World) -> Action:
+        return Release("x:data", "scratch", as_image=True)
+
+    def wrong(self, world: World) -> tuple[Action, Collection[str]]:
+        return Release("x:data", "nosite", as_image=True), {"unknown-site"}
+
+
 class StageOutContract(ActionContract):
     lineage: ClassVar[str] = "stage-out"
 
@@ -95,6 +165,56 @@ class StageOutDatasetContract(StageOutContract):
 
     def wrong(self, world: World) -> tuple[Action, Collection[str]]:
         return StageOut("x:data", "nosite", "x:other"), {"named-twice", "unknown-site"}
+
+
+class PackContract(ActionContract):
+    """A dataset."""
+
+    lineage: ClassVar[str] = "pack"
+
+    def build(self, world: World) -> None:
+        world.write("src", FILES)
+        world.take(Register("x:data", "src"))
+
+    def action(self, world: World) -> Action:
+        return Pack("x:data", "archive/deep.sqfs")
+
+    def wrong(self, world: World) -> tuple[Action, Collection[str]]:
+        return Pack("x:nothing", "https://example.org/i.sqfs", "x:other", level=99), {
+            "no-dataset",
+            "no-such-verb",
+            "named-twice",
+            "bad-usage",
+        }
+
+
+class PackSpooledContract(PackContract):
+    """To a store that is no folder."""
+
+    def action(self, world: World) -> Action:
+        return Pack("x:data", f"memory://{world.place}/site/i.sqfs")
+
+
+class PackFolderContract(PackContract):
+    """What is in no catalogue yet."""
+
+    def build(self, world: World) -> None:
+        world.write("src", FILES)
+
+    def action(self, world: World) -> Action:
+        return Pack("src", "packed.sqfs", "x:data")
+
+    def wrong(self, world: World) -> tuple[Action, Collection[str]]:
+        return Pack("./nothing", "./nothing/i.sqfs", "no id"), {"no-source", "same-place", "bad-dataset-id"}
+
+
+class PackImageContract(PackContract):
+    """From an image alone, into another."""
+
+    def build(self, world: World) -> None:
+        world.write("src", FILES)
+        world.take(Register("x:data", str(packed(world, "src", "i.sqfs")), image=True))
+        remove(world.folder / "src")
 
 
 class VerifyContract(ActionContract):
@@ -173,11 +293,17 @@ class RestoreContract(WithdrawContract):
 
 OURS: Final[tuple[type[ActionContract], ...]] = (
     RegisterContract,
+    RegisterImageContract,
     StageInContract,
+    StageInFromImageContract,
     StageInAddressContract,
     StageInMemoryContract,
     StageOutContract,
     StageOutDatasetContract,
+    PackContract,
+    PackSpooledContract,
+    PackFolderContract,
+    PackImageContract,
     VerifyContract,
     ComputeContract,
     ReleaseContract,

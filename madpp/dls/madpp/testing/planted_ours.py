@@ -7,10 +7,12 @@ from typing import Any
 
 from dls.catalogue.changes import MarkFiles
 from dls.logistics.transfer.inodes import Inodes
+from dls.logistics.transfer.small import Failures
 from dls.madpp import places, saved
 from dls.madpp.action import Context
 from dls.madpp.actions import compute, register, release, stage_in, stage_out, staged, verify, withdraw
 from dls.madpp.testing.bringing import BringingRules
+from dls.madpp.testing.imaging import ImageRules
 from dls.madpp.testing.keeping import KeepingRules
 from dls.madpp.testing.making import MakingRules
 from dls.madpp.testing.planted import Patch, no_sharing, nothing, violation, wrap
@@ -137,3 +139,28 @@ def a_command_that_failed_is_a_result(patch: Patch) -> None:
 @violation("ACTION-24", BringingRules)
 def folders_take_no_inodes(patch: Patch) -> None:
     patch.setattr(Inodes, "_open", nothing)
+
+
+@violation("ACTION-25", ImageRules)
+def an_image_is_read_like_a_folder(patch: Patch) -> None:
+    def plain(context: Context, replica: Any) -> Any:
+        return context.open_store(replica.url)
+
+    patch.setattr(saved, "open_replica", plain)
+    patch.setattr(verify, "open_replica", plain)
+
+
+@violation("ACTION-25", ImageRules)
+def an_image_of_which_nothing_can_be_read_stays_complete(patch: Patch) -> None:
+    patch.setattr(saved, "condemn", nothing)
+    patch.setattr(verify, "condemn", nothing)
+
+
+@violation("ACTION-25", ImageRules)
+def an_image_is_registered_unread(patch: Patch) -> None:
+    wrap(patch, register, "prove", lambda prove, store, wanted, *a, **k: _unread(prove(store, wanted, *a, **k)))
+
+
+def _unread(proof: Any) -> Any:
+    proof.corrupt, proof.missing, proof.manifest = Failures(), Failures(), proof.manifest
+    return proof
