@@ -103,6 +103,8 @@ class LocalFile:
 class Image(Tree):
     """A tree in a file.  The number of a node is the position of its record in space, divided by 8."""
 
+    forks = True
+
     def __init__(self, source: Source, index: Index) -> None:
         header = index.header
         self.source, self.index = source, index

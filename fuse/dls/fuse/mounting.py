@@ -8,31 +8,35 @@ is replaced; a keeper that is killed takes its servers with it, which unmount fi
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import mmap
 import os
 import shutil
 import signal
 import socket
+import stat as st
 import struct
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
+from dls.fuse.mounts import SUBTYPE, on_top, real, unmount_device
+from dls.fuse.mounts import Mounted as Mounted  # what else there is to say of mounts: looked for here
+from dls.fuse.mounts import mounted as mounted
+from dls.fuse.mounts import unmount as unmount
 from dls.fuse.server import READ_AHEAD, Server
 from dls.fuse.tree import Tree
-from dls.logistics.errors import Conflict, Denied, DlsError, NotFound, Unavailable, Unsupported
+from dls.logistics.errors import Conflict, Denied, DlsError, Exists, Unavailable, Unsupported
 from dls.logistics.stores.posix_errors import ours
 
+_DEVICE: Final = "/dev/fuse"
+_LONGEST_LOG: Final = 4 << 20
 _CLONE: Final = 0x8004E500
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
-_MNT_DETACH: Final = 2
 _PR_SET_PDEATHSIG: Final = 1
-SUBTYPE: Final = "dls"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,26 +51,11 @@ class MountOptions:
     """Unmount after this time without a request and without a user; 0: never."""
 
 
-class Mounted(NamedTuple):
-    """One mount of ours, as the kernel lists it."""
-
-    folder: str
-    image: str
-
-    @property
-    def alive(self) -> bool:
-        """Whether somebody answers; the kernel knows the root by heart, so this does not wait for a slow one."""
-        try:
-            os.stat(self.folder)
-        except OSError as exc:
-            return exc.errno != errno.ENOTCONN
-        return True
-
-
 def mount(image: str, folder: str, options: MountOptions = MountOptions()) -> int:
     """Mount; returns the descriptor to serve.  Nothing is mounted where an error is raised."""
-    folder = os.path.abspath(folder)
+    folder = real(folder)
     _check_folder(folder)
+    _check_device()
     others = options.allow_other if options.allow_other is not None else os.geteuid() == 0
     common = f"max_read={READ_AHEAD}" + (",default_permissions,allow_other" if others else "")
     if os.geteuid() == 0:
@@ -75,29 +64,44 @@ def mount(image: str, folder: str, options: MountOptions = MountOptions()) -> in
 
 
 def _check_folder(folder: str) -> None:
+    taken = on_top(folder)
+    if taken is not None:
+        if taken.alive:
+            raise Exists(
+                f"{taken.image} is mounted on {folder} already",
+                code="mounted-already", store=folder, remedy="dls umount it first, or choose another folder",
+            )  # fmt: skip
+        unmount(folder, lazy=True)
     try:
         info = os.stat(folder)
+        if not st.S_ISDIR(info.st_mode):
+            raise Conflict(f"{folder} is no folder", code="not-a-folder", remedy="make an empty folder to mount on")
+        if os.geteuid() != 0 and info.st_uid != os.geteuid():
+            raise Denied(f"{folder} belongs to another user", code="no-access", remedy="mount on a folder of your own")
+        with os.scandir(folder) as inside:
+            if next(inside, None) is not None:
+                raise Conflict(
+                    f"{folder} is not empty: what is in it could not be seen",
+                    code="folder-not-empty", store=folder, remedy="make an empty folder to mount on",
+                )  # fmt: skip
     except OSError as exc:
-        if exc.errno == errno.ENOTCONN:  # the server of an earlier mount is dead
-            unmount(folder, lazy=True)
-            info = os.stat(folder)
-        else:
-            raise ours(exc, folder) from exc
-    if not os.path.isdir(folder):
-        raise Conflict(f"{folder} is no folder", code="not-a-folder", remedy="make an empty folder to mount on")
-    if os.geteuid() != 0 and info.st_uid != os.geteuid():
-        raise Denied(f"{folder} belongs to another user", code="no-access", remedy="mount on a folder of your own")
+        raise ours(exc, folder) from exc
+
+
+def _check_device() -> None:
+    """Whether the kernel's side can be opened; servers do it themselves, also where fusermount3 mounts."""
+    try:
+        os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as exc:
+        raise Unsupported(
+            f"{_DEVICE} cannot be opened: {exc.strerror}",
+            code="no-fuse",
+            remedy="modprobe fuse, give the container /dev/fuse, or have root chmod 666 /dev/fuse",
+        ) from exc
 
 
 def _by_root(image: str, folder: str, common: str) -> int:
-    try:
-        fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    except OSError as exc:
-        raise Unsupported(
-            f"/dev/fuse cannot be opened: {exc.strerror}",
-            code="no-fuse",
-            remedy="modprobe fuse, or give the container /dev/fuse",
-        ) from exc
+    fd = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     data = f"fd={fd},rootmode=40000,user_id=0,group_id=0,{common}"
     flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV
     done = _libc.mount(os.fsencode(image), os.fsencode(folder), b"fuse." + SUBTYPE.encode(), flags, data.encode())
@@ -128,63 +132,13 @@ def _by_fusermount(image: str, folder: str, common: str) -> int:
         )
         if child.returncode != 0:
             why = child.stderr.decode(errors="replace").strip() or "no reason given"
-            raise Denied(f"{folder} was not mounted: {why}", code="not-mounted", remedy="see `dls doctor`")
+            remedy = "see `dls doctor`"
+            if "user_allow_other" in why:
+                remedy = "have root write user_allow_other into /etc/fuse.conf, or leave --allow-other out"
+            raise Denied(f"{folder} was not mounted: {why}", code="not-mounted", remedy=remedy)
         _, descriptors, _, _ = socket.recv_fds(ours_end, 1, 1)
     os.set_inheritable(descriptors[0], False)
     return descriptors[0]
-
-
-def unmount(folder: str, *, lazy: bool = False) -> None:
-    """Unmount; Conflict where it is in use and not `lazy`, NotFound where nothing is mounted."""
-    folder = os.path.abspath(folder)
-    if os.geteuid() == 0:
-        if _libc.umount2(os.fsencode(folder), _MNT_DETACH if lazy else 0) == 0:
-            return
-        number = ctypes.get_errno()
-        if number == errno.EBUSY:
-            raise _busy(folder)
-        if number == errno.EINVAL:
-            raise NotFound(f"nothing is mounted on {folder}", code="not-mounted", remedy="see `dls mounts`")
-        raise ours(OSError(number, os.strerror(number)), folder)
-    program = shutil.which("fusermount3") or shutil.which("fusermount") or "fusermount3"
-    child = subprocess.run(
-        [program, "-u", *(["-z"] if lazy else []), "--", folder], capture_output=True, text=True, check=False
-    )
-    if child.returncode != 0:
-        if "busy" in child.stderr.lower():
-            raise _busy(folder)
-        if not any(one.folder == folder for one in mounted()):
-            raise NotFound(f"nothing is mounted on {folder}", code="not-mounted", remedy="see `dls mounts`")
-        raise Unavailable(
-            f"{folder} was not unmounted: {child.stderr.strip()}", code="not-unmounted", remedy="see fuser -m"
-        )
-
-
-def _busy(folder: str) -> Conflict:
-    return Conflict(
-        f"{folder} is in use",
-        code="in-use",
-        remedy="end what uses it (fuser -m), or take it away with --lazy",
-        store=folder,
-    )
-
-
-def mounted() -> list[Mounted]:
-    """What of ours is mounted in this name space of mounts."""
-    out = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as found:
-        for line in found:
-            before, _, after = line.partition(" - ")
-            kind, source, *_ = after.split()
-            if kind == f"fuse.{SUBTYPE}":
-                out.append(Mounted(_plain(before.split()[4]), _plain(source)))
-    return out
-
-
-def _plain(text: str) -> str:
-    for code, sign in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(code, sign)
-    return text
 
 
 # ------------------------------------------------------------------------------------------------------------- serving
@@ -196,11 +150,11 @@ Opener = Callable[[], Tree]
 
 def serve(opener: Opener, folder: str, fd: int, options: MountOptions, told: Callable[[str], None]) -> None:
     """Keep a mount until it is gone: start servers, replace those that die, unmount on the way out."""
-    _Keeper(opener, os.path.abspath(folder), fd, options, told).run()
+    _Keeper(opener, real(folder), fd, options, told).run()
 
 
 class _Keeper:
-    """Holds the descriptor and the servers."""
+    """Holds the descriptor, the tree and the servers."""
 
     def __init__(
         self, opener: Opener, folder: str, fd: int, options: MountOptions, told: Callable[[str], None]
@@ -210,6 +164,9 @@ class _Keeper:
         self._children: dict[int, int] = {}
         self._over = False
         self._deaths = 0
+        self._tree: Tree | None = None
+        top = on_top(folder)
+        self._device = top.device if top else ""
 
     def run(self) -> None:
         """Until the mount is gone."""
@@ -217,6 +174,12 @@ class _Keeper:
             signal.signal(number, self._asked)
         self._heard = time.monotonic()
         try:
+            tree = self._opener()
+            if tree.forks:
+                # Servers that come later serve what was mounted, even if its file is gone or another one by then.
+                self._tree = tree
+            else:
+                tree.close()
             for slot in range(self._options.servers):
                 self._start(slot)
             while self._children:
@@ -231,7 +194,7 @@ class _Keeper:
     def _leave(self) -> None:
         """Whatever happens, nobody shall find a dead mount."""
         with suppress(DlsError):
-            unmount(self._folder, lazy=True)
+            unmount_device(self._folder, self._device)
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -240,16 +203,19 @@ class _Keeper:
                 os.kill(child, signal.SIGKILL)
 
     def _start(self, slot: int) -> None:
+        keeper = os.getpid()
         child = os.fork()
         if child:
             self._children[child] = slot
             return
         status = 1
         try:
-            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             signal.signal(signal.SIGTERM, lambda *_: self._orphaned())
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != keeper:  # it died before it could be watched
+                self._orphaned()
             self._serve(slot)
             status = 0
         except DlsError as error:
@@ -261,11 +227,11 @@ class _Keeper:
 
     def _orphaned(self) -> None:
         with suppress(DlsError):
-            unmount(self._folder, lazy=True)
+            unmount_device(self._folder, self._device)
         os._exit(0)
 
     def _serve(self, slot: int) -> None:
-        clone = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        clone = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
         fcntl.ioctl(clone, _CLONE, struct.pack("I", self._fd))
         os.close(self._fd)
         beats, at, now = self._beats, 8 * slot, time.monotonic
@@ -274,7 +240,7 @@ class _Keeper:
         def beat() -> None:
             pack_into("d", beats, at, now())
 
-        with self._opener() as tree:
+        with self._tree or self._opener() as tree:
             Server(tree, clone, self._told).run(beat if self._options.idle_s else lambda: None)
 
     def _wait(self) -> None:
@@ -303,8 +269,11 @@ class _Keeper:
             )
         if self._deaths > 5:
             time.sleep(0.2)
-        if any(one.folder == self._folder for one in mounted()):
+        if self._is_there():
             self._start(slot)
+
+    def _is_there(self) -> bool:
+        return any(one.device == self._device for one in mounted())
 
     def _idle(self, seconds: float) -> None:
         last = max(struct.unpack_from(f"{self._options.servers}d", self._beats))
@@ -322,12 +291,15 @@ def in_background(name: str, opener: Opener, folder: str, options: MountOptions,
     """
     with opener():
         pass  # a bad image is told here, to whoever asked
+    folder = real(folder)
     fd = mount(name, folder, options)
     child = os.fork()
     if child == 0:
         try:
-            _detach(log)
+            _detach(log, fd)
             serve(opener, folder, fd, options, _log)
+        except DlsError as error:
+            _log(str(error))
         except BaseException as problem:  # noqa: BLE001 - the last line of a process
             _log(f"{type(problem).__name__}: {problem}")
         finally:
@@ -342,19 +314,26 @@ def in_background(name: str, opener: Opener, folder: str, options: MountOptions,
     return child
 
 
-def _detach(log: str) -> None:
+def _detach(log: str, fuse: int) -> None:
+    """Leave the terminal and the caller's folder, pipes and files."""
     os.setsid()
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
     out = null
     with suppress(OSError):  # a mount without a log is better than none
-        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if log else null
+        out = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if log else null
     os.dup2(null, 0)
     os.dup2(out, 1)
     os.dup2(out, 2)
+    os.closerange(3, fuse)
+    os.closerange(fuse + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _log(text: str) -> None:
     line = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n".encode(errors="replace")
     with suppress(OSError):
+        info = os.fstat(2)
+        if st.S_ISREG(info.st_mode) and info.st_size > _LONGEST_LOG:  # whoever reads a damaged file in a loop
+            os.ftruncate(2, 0)
+            os.write(2, b"(earlier lines were left out)\n")
         os.write(2, line)

@@ -33,6 +33,8 @@ class Tree(ABC):
     """How many `files`, `folders`, `links`, `others`."""
     attributed: bool
     """Whether any node may have extended attributes."""
+    forks: bool = False
+    """Whether a child process may go on with what its parent opened."""
 
     @abstractmethod
     def record(self, node: int) -> bytes:
