@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,10 +20,11 @@ import psutil
 import pytest
 
 from components import trees
+from components.command import PROGRAM
 from dls.fuse import mounting, source
 from dls.fuse.image import open_image
 from dls.fuse.pack import Options, pack
-from dls.logistics.errors import Conflict, DlsError, NotFound
+from dls.logistics.errors import Conflict, DlsError, Exists, NotFound, Unsupported
 
 pytestmark = pytest.mark.service
 
@@ -336,3 +338,262 @@ def test_a_packer_is_killed(tree: Path, image: str, tmp_path: Path, rng: random.
             not [p for p in psutil.process_iter(["cmdline"]) if "dls.fuse.work" in " ".join(p.info["cmdline"] or [])]
         )
     )
+
+
+# --------------------------------------------------------------------------------------------- life of a mount
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> str:
+    """The image of a folder with one file, of several blocks."""
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "file").write_bytes(random.Random(1).randbytes(1 << 20))
+    pack(str(tmp_path / "plain"), str(tmp_path / "plain.sqfs"), HERE)
+    return str(tmp_path / "plain.sqfs")
+
+
+def forgotten(path: Path) -> bytes:
+    """What is in a file, asked of whoever serves it."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        return b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
+    finally:
+        os.close(fd)
+
+
+def killed_server(keeper: int) -> None:
+    """Kill the server of a keeper, and wait for the next one."""
+    (server,) = psutil.Process(keeper).children()
+    server.kill()
+    wait_until(lambda: [one.pid for one in psutil.Process(keeper).children() if one.pid != server.pid])
+
+
+@pytest.mark.spec("MOUNT-8")
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_what_was_mounted_stays_whatever_becomes_of_its_file(plain: str, tmp_path: Path, how: str) -> None:
+    want = (tmp_path / "plain" / "file").read_bytes()
+    with ours(plain, tmp_path / "m") as keeper:
+        if how == "removed":
+            os.unlink(plain)
+        else:
+            (tmp_path / "plain" / "file").write_bytes(random.Random(2).randbytes(1 << 20))
+            pack(str(tmp_path / "plain"), plain, HERE._replace(replace=True))
+        killed_server(keeper)
+        assert forgotten(tmp_path / "m" / "file") == want
+    if how == "replaced":
+        with ours(plain, tmp_path / "m"):
+            assert (tmp_path / "m" / "file").read_bytes() == (tmp_path / "plain" / "file").read_bytes()
+
+
+@pytest.mark.spec("MOUNT-8")
+def test_an_image_that_is_written_to_is_told_and_never_mixed(plain: str, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_bytes(random.Random(2).randbytes(1 << 20))
+    pack(str(other), str(tmp_path / "other.sqfs"), HERE)
+    want = (tmp_path / "plain" / "file").read_bytes()
+    with ours(plain, tmp_path / "m"):
+        assert (tmp_path / "m" / "file").read_bytes()[:1000] == want[:1000]
+        with open(plain, "r+b") as out:
+            out.write(Path(tmp_path / "other.sqfs").read_bytes())
+        with pytest.raises(OSError, match="Input/output"):
+            forgotten(tmp_path / "m" / "file")
+    assert "was written to since" in Path(f"{tmp_path / 'm'}.log").read_text()
+
+
+@pytest.mark.spec("MOUNT-4")
+def test_a_folder_is_mounted_once(image: str, plain: str, tmp_path: Path) -> None:
+    with ours(image, tmp_path / "m"):
+        with pytest.raises(Exists) as told:
+            mounting.mount(plain, str(tmp_path / "m"))
+        assert told.value.code == "mounted-already"
+        assert image in str(told.value)
+        assert (tmp_path / "m" / "a-b").read_bytes() == b"beside"
+        with pytest.raises(Conflict) as told_:
+            mounting.mount(plain, str(tmp_path / "plain"))
+        assert told_.value.code == "folder-not-empty"
+        with pytest.raises(DlsError):
+            mounting.mount(plain, str(tmp_path / "plain" / "file"))
+
+
+@pytest.mark.spec("MOUNT-4")
+def test_what_is_not_ours_is_not_unmounted(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", other], check=True)
+    try:
+        for lazy in (False, True):
+            with pytest.raises(NotFound):
+                mounting.unmount(str(other), lazy=lazy)
+        assert os.path.ismount(other)
+    finally:
+        subprocess.run(["umount", other], check=True)
+
+
+@pytest.mark.spec("MOUNT-3")
+def test_a_keeper_does_not_take_the_next_mount_away(image: str, plain: str, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    keepers = []
+    for n in range(12):
+        which = (image, plain)[n % 2]
+        keepers.append(
+            mounting.in_background(which, lambda w=which: open_image(w), str(folder), mounting.MountOptions(), "")
+        )
+        mounting.unmount(str(folder), lazy=bool(n % 3))
+    with ours(image, folder):
+        for keeper in keepers:
+            ended(keeper)
+        time.sleep(0.2)
+        assert (folder / "a-b").read_bytes() == b"beside"
+
+
+@pytest.mark.spec("MOUNT-3")
+@pytest.mark.parametrize(
+    "name", ["with space", "new\nline", "tab\there", "back\\slash", "é 日本", "\udcff\udcfe", "a#b", "\u2003\x85\r"]
+)
+def test_odd_names_of_folders(plain: str, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    with ours(plain, folder) as keeper:
+        assert [one.folder for one in mounting.mounted() if one.image == plain] == [str(folder)]
+        killed_server(keeper)
+        assert (folder / "file").stat().st_size == 1 << 20
+        with pytest.raises(Exists):
+            mounting.mount(plain, str(folder))
+    assert gone(folder)
+
+
+@pytest.mark.spec("MOUNT-3")
+def test_a_folder_behind_links_and_relative(plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real" / "m").mkdir(parents=True)
+    os.symlink("real", tmp_path / "to-real")
+    os.symlink("real/m", tmp_path / "to-m")
+    monkeypatch.chdir(tmp_path)
+    for folder in ("to-real/m", "to-m", "./to-real/../real/m"):
+        keeper = mounting.in_background(plain, lambda: open_image(plain), folder, mounting.MountOptions(), "")
+        try:
+            killed_server(keeper)
+            assert forgotten(tmp_path / "real" / "m" / "file") == (tmp_path / "plain" / "file").read_bytes()
+        finally:
+            mounting.unmount(folder)
+            ended(keeper)
+
+
+@pytest.mark.spec("MOUNT-3")
+def test_inside_another_mount_and_below_one(image: str, plain: str, tmp_path: Path) -> None:
+    with ours(image, tmp_path / "m"):
+        inside = tmp_path / "m" / "empty" / "deep"
+        while list(inside.iterdir()):
+            (inside,) = inside.iterdir()
+        with ours(plain, inside):
+            assert (inside / "file").stat().st_size == 1 << 20
+            with pytest.raises(Conflict) as told:
+                mounting.unmount(str(tmp_path / "m"))
+            assert told.value.code == "in-use"
+        assert (tmp_path / "m" / "a-b").read_bytes() == b"beside"
+
+
+@pytest.mark.spec("MOUNT-3")
+def test_the_caller_is_let_go(plain: str, tmp_path: Path) -> None:
+    """`x=$(dls mount …)` ends, and the mount outlives the session it was made in."""
+    (tmp_path / "m").mkdir()
+    line = " ".join(map(shlex.quote, [*PROGRAM, "mount", plain, str(tmp_path / "m")]))
+    script = f'exec 9>{tmp_path}/held; x=$({line}) || exit 1; echo "$x" | head -1'
+    env = {**os.environ, "DLS_HOME": str(tmp_path / "home")}
+    done = subprocess.run(["setsid", "bash", "-c", script], capture_output=True, text=True, timeout=60, env=env)
+    try:
+        assert done.returncode == 0, done.stderr
+        assert "is mounted on" in done.stdout
+        keeper = next(p for p in psutil.process_iter(["pid"]) if _keeps(p, plain))
+        assert os.getsid(keeper.pid) == keeper.pid
+        assert keeper.cwd() == "/"
+        for one in (keeper, *keeper.children()):
+            held = {os.path.basename(os.readlink(p)) for p in Path(f"/proc/{one.pid}/fd").iterdir()}
+            assert "held" not in held
+            assert not [name for name in held if name.startswith("pipe:")]
+        (log,) = (tmp_path / "home" / "mounts").iterdir()
+        assert log.read_text() == ""
+    finally:
+        mounting.unmount(str(tmp_path / "m"), lazy=True)
+    wait_until(lambda: not keeper.is_running() or keeper.status() == "zombie")
+
+
+def _keeps(process: psutil.Process, image: str) -> bool:
+    try:
+        return image in process.cmdline() and os.getsid(process.pid) == process.pid and bool(process.children())
+    except psutil.Error:
+        return False
+
+
+def as_nobody(work: object) -> str:
+    """Do something as an ordinary user; the code of the error of ours that came of it, or what else happened."""
+    ours_end, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = "nothing"
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            work()  # type: ignore[operator]
+        except DlsError as error:
+            said = f"{error.code}: {error} {error.remedy}"
+        except BaseException as problem:  # noqa: BLE001
+            said = repr(problem)
+        finally:
+            os.write(theirs, said.encode())
+            os._exit(0)
+    os.close(theirs)
+    with open(ours_end, "rb") as found:
+        said = found.read().decode()
+    os.waitpid(child, 0)
+    return said
+
+
+@pytest.mark.spec("MOUNT-1")
+def test_what_is_missing_is_said(plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for above in (tmp_path, *tmp_path.parents):
+        if above.owner() == "root" and above != Path("/"):
+            above.chmod(above.stat().st_mode | 0o055)
+    before = os.stat("/dev/fuse").st_mode & 0o7777
+    try:
+        os.chmod("/dev/fuse", 0o600)
+        os.chown(folder, NOBODY, NOBODY)
+        assert as_nobody(lambda: mounting.mount(plain, str(folder))).startswith(
+            "no-fuse: /dev/fuse cannot be opened: P"
+        )
+        os.chmod("/dev/fuse", 0o666)
+        others = mounting.MountOptions(allow_other=True)
+        if "\nuser_allow_other" not in "\n" + Path("/etc/fuse.conf").read_text():
+            said = as_nobody(lambda: mounting.mount(plain, str(folder), others))
+            assert said.startswith("not-mounted:")
+            assert "have root write user_allow_other into /etc/fuse.conf" in said
+        os.chown(folder, 0, 0)
+        assert as_nobody(lambda: mounting.mount(plain, str(folder))).startswith("no-access:")
+        os.chown(folder, NOBODY, NOBODY)
+        monkeypatch.setenv("PATH", "/nowhere")
+        assert as_nobody(lambda: mounting.mount(plain, str(folder))).startswith("no-fuse: there is no fusermount3")
+    finally:
+        os.chmod("/dev/fuse", before)
+    monkeypatch.setattr(mounting, "_DEVICE", "/dev/no-such-fuse")
+    with pytest.raises(Unsupported) as told:
+        mounting.mount(plain, str(folder))
+    assert told.value.code == "no-fuse"
+    assert gone(folder)
+
+
+@pytest.mark.spec("MOUNT-5")
+def test_a_log_does_not_fill_the_disk(plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounting, "_LONGEST_LOG", 2000)
+    with ours(plain, tmp_path / "m"):
+        with open(plain, "r+b") as out:
+            out.write(bytes(1 << 19))
+        for _ in range(60):
+            with pytest.raises(OSError, match="Input/output"):
+                forgotten(tmp_path / "m" / "file")
+    log = Path(f"{tmp_path / 'm'}.log").read_text()
+    assert len(log) < 3000
+    assert log.startswith("(earlier lines were left out)")

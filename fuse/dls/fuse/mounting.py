@@ -11,6 +11,7 @@ import ctypes
 import fcntl
 import mmap
 import os
+import select
 import shutil
 import signal
 import socket
@@ -193,8 +194,7 @@ class _Keeper:
 
     def _leave(self) -> None:
         """Whatever happens, nobody shall find a dead mount."""
-        with suppress(DlsError):
-            unmount_device(self._folder, self._device)
+        self._take_away()
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -225,15 +225,24 @@ class _Keeper:
         finally:
             os._exit(status)
 
+    def _take_away(self) -> None:
+        """Unmount, unless it was: the folder, and the number of the device, may be another mount's by now."""
+        if self._fd >= 0:
+            look = select.poll()
+            look.register(self._fd, 0)
+            if not look.poll(0):  # an error is told of a descriptor whose mount is gone
+                with suppress(DlsError):
+                    unmount_device(self._folder, self._device)
+
     def _orphaned(self) -> None:
-        with suppress(DlsError):
-            unmount_device(self._folder, self._device)
+        self._take_away()
         os._exit(0)
 
     def _serve(self, slot: int) -> None:
         clone = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
         fcntl.ioctl(clone, _CLONE, struct.pack("I", self._fd))
         os.close(self._fd)
+        self._fd = clone
         beats, at, now = self._beats, 8 * slot, time.monotonic
         pack_into = struct.pack_into
 
