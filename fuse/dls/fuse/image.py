@@ -361,6 +361,7 @@ class Image(Tree):
         """Let go of the file.  Idempotent."""
         self._frames.clear()
         self._blocks.clear()
+        self.__dict__.pop("manifest", None)  # it knows this image: without it, the mapping goes with the last user
         self.source.close()
 
 
