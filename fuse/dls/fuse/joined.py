@@ -1,7 +1,7 @@
 """Several trees under one roof: which tree a number belongs to, and what that tree says of it.
 
-Numbers of tree *n* have n in their upper bits (`dls.fuse.listings`); those with the highest bit set are folders that
-no tree has as they are shown: what they mean is up to `Union` and `Beside`.
+Numbers of tree *n* have n in their upper bits (`dls.fuse.listings`); those with a certain bit set are folders that no
+tree has as they are shown: what they mean is up to `Union` and `Beside`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from functools import cached_property
 from typing import Final
 
 from dls.fuse import records, whiteout
-from dls.fuse.index import damaged
-from dls.fuse.listings import INSIDE, SHIFT, Cut, cookie_of, shift, shifted, without
+from dls.fuse.listings import Tag, shift, shifted
 from dls.fuse.records import Attr
 from dls.fuse.spool import Spool
 from dls.fuse.tree import Tree
@@ -24,28 +23,21 @@ from dls.logistics.errors import Unsupported
 from dls.logistics.manifest import Manifest, SegmentRef
 from dls.logistics.segment import Segment, cut
 
-MADE: Final = 1 << 63
-"""Set in the number of a folder that is made up here."""
 MOST: Final = 256
 """Trees at once; each keeps two files open."""
-_NUMBER: Final = 0x7FFF
-
-
-def number_of(node: int) -> int:
-    """Which tree a number belongs to."""
-    return node >> SHIFT & _NUMBER
 
 
 class Joined(Tree):
     """Several trees; `trees[0]` is the one whose numbers stay as they are.  They are closed with it."""
 
-    def __init__(self, name: str, trees: Sequence[Tree]) -> None:
-        if len(trees) > MOST:
+    def __init__(self, name: str, trees: Sequence[Tree], tag: Tag, most: int = MOST) -> None:
+        if len(trees) > most:
             raise Unsupported(
-                f"{name}: {len(trees)} images at once, at most {MOST} can be", code="too-many-layers",
+                f"{name}: {len(trees)} images at once, at most {most} can be", code="too-many-layers",
                 remedy="make one of them: dls compact",
             )  # fmt: skip
-        self.name, self.trees = name, list(trees)
+        self.name, self.trees, self.tag = name, list(trees), tag
+        self._shift, self._mask, self._made = tag.shift, tag.inside, tag.made
         self.block = max(tree.block for tree in trees)
         self.size = sum(tree.size for tree in trees)
         self.counts = {
@@ -79,77 +71,74 @@ class Joined(Tree):
 
     def record(self, node: int) -> bytes:
         """The record of a node."""
-        number = node >> SHIFT
+        number = node >> self._shift
         if not number:
             return self.trees[0].record(node)
-        if node & MADE:
+        if node & self._made:
             return self.made(node)
-        return shift(self.trees[number].record(node & INSIDE), number)
+        return shift(self.trees[number].record(node & self._mask), number, self.tag)
 
     def attr(self, node: int) -> Attr:
         """The attributes of a node."""
-        number = node >> SHIFT
+        number = node >> self._shift
         if not number:
             return self.trees[0].attr(node)
-        if node & MADE:
+        if node & self._made:
             return records.unpack(self.made(node))
-        return self.lifted(number, self.trees[number].attr(node & INSIDE))
+        return self.lifted(number, self.trees[number].attr(node & self._mask))
 
-    @staticmethod
-    def lifted(number: int, attr: Attr) -> Attr:
+    def number_of(self, node: int) -> int:
+        """Which tree a number belongs to."""
+        return (node & ~self._made) >> self._shift
+
+    def lifted(self, number: int, attr: Attr) -> Attr:
         """Attributes from tree `number`."""
-        up = number << SHIFT
+        up = number << self._shift
         return attr._replace(node=attr.node | up, ino=attr.ino | up) if number else attr
 
     def _own(self, attr: Attr) -> tuple[Tree, Attr]:
         """The tree of a node and the attributes as that tree gave them."""
-        number = number_of(attr.node)
+        number = self.number_of(attr.node)
         if not number:
             return self.trees[0], attr
-        return self.trees[number], attr._replace(node=attr.node & INSIDE, ino=attr.ino & INSIDE)
+        return self.trees[number], attr._replace(node=attr.node & self._mask, ino=attr.ino & self._mask)
 
     def lookup(self, folder: int, name: bytes) -> bytes:
         """The record of a name in a folder, b'' where there is none."""
-        number = folder >> SHIFT
+        number = folder >> self._shift
         if not number:
             return self.trees[0].lookup(folder, name)
-        if folder & MADE:
+        if folder & self._made:
             return self.made_lookup(folder, name)
-        found = self.trees[number].lookup(folder & INSIDE, name)
-        return shift(found, number) if found and not whiteout.record_hides(found) else b""
+        found = self.trees[number].lookup(folder & self._mask, name)
+        gone = not found or (self.tag.layers and whiteout.record_hides(found))
+        return b"" if gone else shift(found, number, self.tag)
 
     def listing(self, folder: int, offset: int, size: int) -> list[bytes]:
         """Whole records of a folder from `offset` on, at most `size` bytes."""
-        number = folder >> SHIFT
+        number = folder >> self._shift
         if not number:
             return self.trees[0].listing(folder, offset, size)
-        if folder & MADE:
+        if folder & self._made:
             return self.made_listing(folder, offset, size)
-        return self.part(number, folder & INSIDE, offset & INSIDE, size, ())[0]
+        return self.part(number, folder & self._mask, offset, size)
 
-    def part(self, number: int, node: int, offset: int, size: int, cuts: Sequence[Cut]) -> tuple[list[bytes], int]:
-        """A listing of one tree from `offset` on without what is cut out, [] at its end; the offset of what follows."""
-        tree, out = self.trees[number], list[bytes]()
-        while not out and (pieces := tree.listing(node, offset, size)):
-            for piece in pieces:
-                for rest in without(piece, cuts) if cuts else [piece]:
-                    if found := shifted(rest, number) if number else rest:
-                        out.append(found)
-            behind = cookie_of(pieces[-1])[0] + len(pieces[-1])
-            if behind <= offset:
-                raise damaged("a listing goes backwards")
-            offset = behind
-        return out, offset
+    def part(self, number: int, node: int, offset: int, size: int) -> list[bytes]:
+        """The same of a folder that tree `number` alone has."""
+        return [shifted(piece, number, self.tag) for piece in self.trees[number].listing(node, offset, size)]
 
     def rows(self, folder: Attr) -> Iterator[tuple[bytes, Attr]]:
         """The names in a folder, in order of the listing."""
-        number = folder.node >> SHIFT
+        number = folder.node >> self._shift
         if not number:
             return self.trees[0].rows(folder)
-        if folder.node & MADE:
+        if folder.node & self._made:
             return self.made_rows(folder.node)
         tree, own = self._own(folder)
-        return ((name, self.lifted(number, attr)) for name, attr in tree.rows(own) if not whiteout.hides(attr))
+        layers = self.tag.layers
+        return (
+            (name, self.lifted(number, attr)) for name, attr in tree.rows(own) if not (layers and whiteout.hides(attr))
+        )
 
     # -------------------------------------------------------------------------------------------- bytes
 
@@ -167,7 +156,7 @@ class Joined(Tree):
         """The extended attributes of a node, without those that overlayfs keeps for itself."""
         tree, own = self._own(attr)
         found = tree.xattrs(own)
-        return whiteout.shown(found) if found and attr.node >> SHIFT else found
+        return whiteout.shown(found) if found and self.tag.layers and attr.node >> self._shift else found
 
     # ----------------------------------------------------------------------------------------- manifest
 

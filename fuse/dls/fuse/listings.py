@@ -1,8 +1,9 @@
 """Listings of several trees as one: records get the number of their tree, names that are hidden are cut out.
 
-Numbers of nodes, inodes and cookies of tree *n* have n in their upper 16 bits, so what comes from tree 0 (the lowest,
-and the largest) is handed on as it lies.  Folders that are made up of several are few; their records come first,
-in a block of their own, then each tree's own listing without what the block or a higher tree shows.
+Numbers of nodes and of inodes of tree *n* have n in some of their upper bits, so what comes from tree 0 (the lowest,
+and the largest) is handed on as it lies.  Where trees lie on top of one another, cookies have it too.  Folders that
+are made up of several are few; their records come first, in a block of their own, then each tree's own listing without
+what the block or a higher tree shows.
 """
 
 from __future__ import annotations
@@ -13,11 +14,33 @@ from typing import Final, NamedTuple
 
 from dls.fuse.records import DIRENT_INO, HEAD, INO, MODE, NAME_SIZE, NODE, OFF, RDEV, TYPE, U32, U64, length_of
 
-SHIFT: Final = 48
-INSIDE: Final = (1 << SHIFT) - 1
-"""The part of a number that the tree itself knows."""
-BLOCK: Final = 0x7FFF << SHIFT
-"""Cookies of the block: offsets of a directory are signed."""
+
+class Tag(NamedTuple):
+    """Which bits of a number say which tree it is of; the highest of them is set for folders that are made up."""
+
+    shift: int
+    """A multiple of 8."""
+    bytes: int
+    layers: bool
+    """Whether trees lie on top of one another: cookies are tagged, whiteouts left out."""
+
+    @property
+    def inside(self) -> int:
+        """Mask of the bits that the tree itself knows."""
+        return (1 << self.shift) - 1
+
+    @property
+    def made(self) -> int:
+        """The bit of folders that are made up."""
+        return 1 << self.shift + 8 * self.bytes - 1
+
+
+LAYERS: Final = Tag(40, 2, True)
+"""An image numbers its nodes with 37 bits."""
+PLACES: Final = Tag(56, 1, False)
+"""What lies in the folders of `Beside` may be a stack."""
+BLOCK: Final = 0x7FFF << LAYERS.shift
+"""Cookies of the block."""
 _CHAR: Final = 2
 FULL: Final = 512
 """With less room than this the next record may not fit."""
@@ -32,34 +55,36 @@ def cookie_of(record: bytes) -> Cut:
     return stop - length_of(U32.unpack_from(record, NAME_SIZE)[0]), stop
 
 
-def shift(record: bytes, number: int) -> bytes:
+def shift(record: bytes, number: int, tag: Tag) -> bytes:
     """The first HEAD bytes of a record, as of tree `number`."""
     if not number:
         return record
     out = bytearray(record[:HEAD])
-    _tag(out, 0, number.to_bytes(2, "little"))
+    _mark(out, 0, number.to_bytes(tag.bytes, "little"), tag)
     return bytes(out)
 
 
-def _tag(out: bytearray, at: int, tag: bytes) -> None:
+def _mark(out: bytearray, at: int, number: bytes, tag: Tag) -> None:
+    first, stop = at + (tag.shift >> 3), at + (tag.shift >> 3) + tag.bytes
     if out[at : at + 8] != b"\0\0\0\0\0\0\0\0":  # `.` and `..` have no number
-        out[at + NODE + 6 : at + NODE + 8] = tag
-    out[at + INO + 6 : at + INO + 8] = tag
-    out[at + DIRENT_INO + 6 : at + DIRENT_INO + 8] = tag
-    out[at + OFF + 6 : at + OFF + 8] = tag
+        out[first + NODE : stop + NODE] = number
+    out[first + INO : stop + INO] = number
+    out[first + DIRENT_INO : stop + DIRENT_INO] = number
+    if tag.layers:
+        out[first + OFF : stop + OFF] = number
 
 
-def shifted(piece: bytes | memoryview, number: int) -> bytes:
-    """Whole records as of tree `number`, without whiteouts."""
-    out, at, tag = bytearray(piece), 0, number.to_bytes(2, "little")
+def shifted(piece: bytes | memoryview, number: int, tag: Tag) -> bytes:
+    """Whole records as of tree `number`, without whiteouts where trees lie on top of one another."""
+    out, at, mark = bytearray(piece), 0, number.to_bytes(tag.bytes, "little")
     gone: list[Cut] = []
-    end = len(out)
+    end, hide = len(out), tag.layers
     while at < end:
         length = HEAD + (U32.unpack_from(out, at + NAME_SIZE)[0] + 7 & ~7)
-        if out[at + TYPE] == _CHAR and out[at + RDEV : at + RDEV + 4] == b"\0\0\0\0":
+        if hide and out[at + TYPE] == _CHAR and out[at + RDEV : at + RDEV + 4] == b"\0\0\0\0":
             gone.append((at, at + length))
         else:
-            _tag(out, at, tag)
+            _mark(out, at, mark, tag)
         at += length
     for start, stop in reversed(gone):
         del out[start:stop]

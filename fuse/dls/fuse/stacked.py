@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from dls.fuse import records
-from dls.fuse.joined import MADE, number_of
+from dls.fuse.listings import LAYERS
 from dls.logistics import digest as digests
 from dls.logistics.entry import FILE, FOLDER, NO_TIME, Entry
 from dls.logistics.errors import NotFound
@@ -88,7 +88,7 @@ def _folders(union: Union) -> Iterator[Entry]:
             if not found:
                 continue
             attr = records.unpack(found)
-            if attr.mode >> 12 != 4 or not (attr.node & MADE or number_of(attr.node)):
+            if attr.mode >> 12 != 4 or not (attr.node >> LAYERS.shift):
                 continue
             path = above + name
             mode = attr.mode & 0o7777

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from dls.fuse import records, whiteout
-from dls.fuse.joined import MADE, Joined
-from dls.fuse.listings import BLOCK, FULL, INSIDE, SHIFT, Block, Cut, cookie_of, named, shift
+from dls.fuse.index import damaged
+from dls.fuse.joined import Joined
+from dls.fuse.listings import BLOCK, FULL, LAYERS, Block, Cut, cookie_of, named, shift, shifted, without
 from dls.fuse.records import MODE, NLINK, U32, U64, Attr
 from dls.fuse.stacked import entries
 from dls.fuse.tree import Tree
@@ -51,7 +52,7 @@ class Union(Joined):
     """Trees on top of one another, the lowest first."""
 
     def __init__(self, name: str, trees: Sequence[Tree]) -> None:
-        super().__init__(name, trees)
+        super().__init__(name, trees, LAYERS)
         self._parts: dict[int, Parts] = {}
         self._plans: OrderedDict[int, Plan] = OrderedDict()
         self._held = 0
@@ -62,14 +63,14 @@ class Union(Joined):
     def _known(self, parts: Parts) -> int:
         """The number of a merged folder.  It says what the highest part is, so that all who serve say the same."""
         number, node = parts[0]
-        found = MADE | number << SHIFT | node
+        found = LAYERS.made | number << LAYERS.shift | node
         self._parts[found] = parts
         return found
 
     def parts(self, node: int) -> Parts:
         """What a folder is made of."""
-        if not node & MADE:
-            return ((node >> SHIFT, node & INSIDE),)
+        if not node & LAYERS.made:
+            return ((node >> LAYERS.shift, node & LAYERS.inside),)
         if node not in self._parts:
             self._discover()  # told by another process, or by one that died
         try:
@@ -115,7 +116,7 @@ class Union(Joined):
             return b""
         number, head = found[0]
         if len(found) == 1:
-            return shift(head, number)
+            return shift(head, number, LAYERS)
         parts = tuple((number, U64.unpack_from(head)[0]) for number, head in found)
         return self._dressed(head, self._known(parts))
 
@@ -125,7 +126,7 @@ class Union(Joined):
         return self._dressed(self.trees[number].record(inside), node)
 
     def _dressed(self, head: bytes, node: int) -> bytes:
-        out = bytearray(shift(head, self.parts(node)[0][0]))
+        out = bytearray(shift(head, self.parts(node)[0][0], LAYERS))
         U64.pack_into(out, 0, node)
         U32.pack_into(out, NLINK, self.plan(node).nlink)
         return bytes(out)
@@ -186,7 +187,7 @@ class Union(Joined):
         if plan.block is None:
             (number, node), before = plan.parts[0], plan.bytes
             tree = self.trees[number]
-            dots = [named(shift(head, number), name) for name, head in _dots(tree, node)]
+            dots = [named(shift(head, number, LAYERS), name) for name, head in _dots(tree, node)]
             made = (named(self.made(inside), name) for name, inside in sorted(plan.folders))
             plan.block = Block.of(iter([*dots, *made]))
             with self._lock:
@@ -196,10 +197,10 @@ class Union(Joined):
     def made_listing(self, node: int, offset: int, size: int) -> list[bytes]:
         """The block, then each part, highest first."""
         plan, out = self.plan(node), list[bytes]()
-        number = offset >> SHIFT
+        number = offset >> LAYERS.shift
         level = next((i for i, (one, _) in enumerate(plan.parts) if one == number), len(plan.parts))
-        inside = offset & INSIDE
-        if not offset or number == BLOCK >> SHIFT:
+        inside = offset & LAYERS.inside
+        if not offset or number == BLOCK >> LAYERS.shift:
             block = self._block(plan)
             if data := block.part(inside, size):
                 out.append(data)
@@ -211,13 +212,31 @@ class Union(Joined):
         while level < len(plan.parts) and size >= FULL:
             number, within = plan.parts[level]
             inside = inside or _behind_dots(self.trees[number], within)
-            found, inside = self.part(number, within, inside, size, plan.cuts[level])
+            found, inside = self._rest(number, within, inside, size, plan.cuts[level])
             if found:
                 out += found
                 size -= sum(map(len, found))
             else:
                 level, inside = level + 1, 0
         return out
+
+    def part(self, number: int, node: int, offset: int, size: int) -> list[bytes]:
+        """A listing of a folder that tree `number` alone has, without whiteouts."""
+        return self._rest(number, node, offset & LAYERS.inside, size, ())[0]
+
+    def _rest(self, number: int, node: int, offset: int, size: int, cuts: Sequence[Cut]) -> tuple[list[bytes], int]:
+        """A listing of one tree from `offset` on without what is cut out, [] at its end; the offset of what follows."""
+        tree, out = self.trees[number], list[bytes]()
+        while not out and (pieces := tree.listing(node, offset, size)):
+            for piece in pieces:
+                for rest in without(piece, cuts) if cuts else [piece]:
+                    if found := shifted(rest, number, LAYERS) if number else rest:
+                        out.append(found)
+            behind = cookie_of(pieces[-1])[0] + len(pieces[-1])
+            if behind <= offset:
+                raise damaged("a listing goes backwards")
+            offset = behind
+        return out, offset
 
     def made_rows(self, node: int) -> Iterator[tuple[bytes, Attr]]:
         """The names of all parts, highest first."""
