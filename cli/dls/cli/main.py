@@ -25,6 +25,8 @@ COMMANDS: Final = {
     "verify": ("dls.cli.commands.verify:verify", "Check copies of a dataset against what was recorded."),
     "probe": ("dls.cli.commands.probe:probe", "What lies at a place, and which sites would take it."),
     "pack": ("dls.cli.commands.pack:pack", "Put many files into one image."),
+    "layer": ("dls.cli.commands.layer:layer", "Put what changed into a small image on top of others."),
+    "compact": ("dls.cli.commands.compact:compact", "Make one image of layers."),
     "unpack": ("dls.cli.commands.unpack:unpack", "Write what an image holds into a folder."),
     "cat": ("dls.cli.commands.cat:cat", "Write one file of an image to standard output."),
     "mount": ("dls.cli.commands.mount:mount", "Mount an image on a folder."),

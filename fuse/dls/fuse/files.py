@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from dls.fuse.image import Image
-from dls.fuse.remote import open_at
+from dls.fuse.layers import open_stack
+from dls.fuse.tree import Tree
 from dls.logistics.entry import FILE
 from dls.logistics.errors import Conflict
 
@@ -40,7 +40,7 @@ class FileStat(NamedTuple):
 class ImageFile(io.RawIOBase):
     """One file of an image, read where one likes."""
 
-    def __init__(self, image: Image, attr: Attr, name: str) -> None:
+    def __init__(self, image: Tree, attr: Attr, name: str) -> None:
         super().__init__()
         self._image, self._attr, self.name, self._at = image, attr, name, 0
 
@@ -79,14 +79,14 @@ class Files:
 
     def __init__(self, url: str, **options: Any) -> None:
         self.url, self._options = url, options
-        self._image: Image | None = None
+        self._image: Tree | None = None
         self._owner = 0
 
     @property
-    def image(self) -> Image:
+    def image(self) -> Tree:
         """The image, opened by this process."""
         if self._image is None or self._owner != os.getpid():
-            self._image, self._owner = open_at(self.url, **self._options), os.getpid()
+            self._image, self._owner = open_stack(self.url, **self._options), os.getpid()
         return self._image
 
     def __getstate__(self) -> dict[str, Any]:

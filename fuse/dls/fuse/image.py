@@ -25,9 +25,7 @@ from dls.fuse.records import FRAME, HEAD, LOW, NO_TAIL, Attr, length_of
 from dls.fuse.squashfs import SUPER
 from dls.fuse.tree import Tree
 from dls.logistics import digest as digests
-from dls.logistics import names
-from dls.logistics.entry import FILE, Entry
-from dls.logistics.errors import Conflict, Corrupt, DlsError, Invalid
+from dls.logistics.errors import Conflict, Corrupt, Invalid
 from dls.logistics.manifest import Manifest
 from dls.logistics.stores.posix_errors import ours
 
@@ -361,29 +359,11 @@ class Image(Tree):
         numbers = {ref.digest: i for i, ref in enumerate(refs)}
         return Manifest(refs, lambda digest: self.index.segment(numbers[digest], refs[numbers[digest]]))
 
-    def verify(self, *, every: int = 1) -> Iterator[tuple[Entry, DlsError | None]]:
-        """Read every file (or each `every`th) and compare it with the manifest."""
-        for number, entry in enumerate(self.manifest):
-            if entry.kind == FILE and number % every == 0:
-                yield entry, self._wrong(entry)
-
-    def _wrong(self, entry: Entry) -> DlsError | None:
-        try:
-            attr, hasher = self.find(entry.path), digests.Hasher(0)
-            for at in range(0, attr.size, 1 << 20):
-                for piece in self.pieces(attr, at, at + (1 << 20)):
-                    hasher.update(piece)
-        except DlsError as error:
-            return error
-        if hasher.digest() == entry.digest and attr.size == entry.size:
-            return None
-        shown = names.show(entry.path)
-        return Corrupt(f"{shown} has another content than was packed", code="content-differs", key=shown)
-
     def close(self) -> None:
         """Let go of the file.  Idempotent."""
         self._frames.clear()
         self._blocks.clear()
+        self.__dict__.pop("manifest", None)  # it knows this image: without it, the mapping goes with the last user
         self.source.close()
 
 

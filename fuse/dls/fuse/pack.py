@@ -51,6 +51,8 @@ class Options(NamedTuple):
     """Whether equal files are stored once."""
     replace: bool = False
     """Whether an image that is there is replaced."""
+    below: tuple[dict[str, str], ...] = ()
+    """The images that this one is a layer over, nearest first (`dls.fuse.layers`)."""
 
 
 _PLAIN = Options()
@@ -97,13 +99,7 @@ def _packed(
 ) -> Result:
     path = os.path.abspath(os.fsencode(image))
     shown = os.fsdecode(path)
-    if os.path.lexists(path) and not options.replace:
-        raise Exists(
-            f"{shown} exists already",
-            code="key-exists",
-            remedy="choose another name, or pack with --replace",
-            store=shown,
-        )
+    refuse_taken(path, options)
     counts: dict[Any, int] = {}
     try:
         while True:
@@ -121,6 +117,18 @@ def _packed(
                 target.close()
     except OSError as exc:
         raise ours(exc, shown) from exc
+
+
+def refuse_taken(path: bytes, options: Options) -> None:
+    """Exists where there is something at the name already that is not to be replaced."""
+    shown = os.fsdecode(path)
+    if os.path.lexists(path) and not options.replace:
+        raise Exists(
+            f"{shown} exists already",
+            code="key-exists",
+            remedy="choose another name, or pack with --replace",
+            store=shown,
+        )
 
 
 class _Target:
@@ -266,10 +274,10 @@ class _Making:
         manifest = Manifest(refs, lambda digest: opened().manifest.load(digest))
         out.whole("refs", manifest.encode_refs())
         image = {"bytes": base, "super": digests.text(digests.of(superblock)), "block": head.block}
-        form = self._options.form
+        form, below = self._options.form, {"below": self._options.below} if self._options.below else {}
         header = Header(
             image, {**layout.kinds, "bytes": manifest.size, "blocks": len(self._blocks) // EXTENT.size}, root, space,
-            layout.names.slots, out.sections, out.digests, {"by": "dls", "format": 1, **form._asdict()},
+            layout.names.slots, out.sections, out.digests, {"by": "dls", "format": 1, **form._asdict(), **below},
         )  # fmt: skip
         out.end(header)
         os.pwrite(self._fd, superblock, 0)

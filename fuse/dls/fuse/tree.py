@@ -13,8 +13,10 @@ from typing import Self
 from dls.fuse import records
 from dls.fuse.records import Attr
 from dls.fuse.source import Item, Row, ordered
+from dls.logistics import digest as digests
 from dls.logistics import names
-from dls.logistics.errors import Conflict, NotFound
+from dls.logistics.entry import FILE, Entry
+from dls.logistics.errors import Conflict, Corrupt, DlsError, NotFound
 from dls.logistics.manifest import Manifest
 
 
@@ -42,7 +44,7 @@ class Tree(ABC):
 
     @abstractmethod
     def lookup(self, folder: int, name: bytes) -> bytes:
-        """The record of a name in a folder, b'' where there is none."""
+        """The first HEAD bytes of the record of a name in a folder as its listing has it, b'' where there is none."""
 
     @abstractmethod
     def listing(self, folder: int, offset: int, size: int) -> list[bytes]:
@@ -50,7 +52,7 @@ class Tree(ABC):
 
     @abstractmethod
     def rows(self, folder: Attr) -> Iterator[tuple[bytes, Attr]]:
-        """The names in a folder, in order of bytes, without `.` and `..`."""
+        """The names in a folder, in order of the listing, without `.` and `..`."""
 
     @abstractmethod
     def pieces(self, attr: Attr, start: int, stop: int) -> list[bytes | memoryview]:
@@ -121,13 +123,34 @@ class Tree(ABC):
         """The bytes `start … stop-1` of a file."""
         return b"".join(self.pieces(attr, start, attr.size if stop is None else stop))
 
+    def verify(self, *, every: int = 1) -> Iterator[tuple[Entry, DlsError | None]]:
+        """Read every file (or each `every`th) and compare it with the manifest."""
+        for number, entry in enumerate(self.manifest):
+            if entry.kind == FILE and number % every == 0:
+                yield entry, self._wrong(entry)
+
+    def _wrong(self, entry: Entry) -> DlsError | None:
+        try:
+            attr, hasher = self.find(entry.path), digests.Hasher(0)
+            for at in range(0, attr.size, 1 << 20):
+                for piece in self.pieces(attr, at, at + (1 << 20)):
+                    hasher.update(piece)
+        except DlsError as error:
+            return error
+        if hasher.digest() == entry.digest and attr.size == entry.size:
+            return None
+        shown = names.show(entry.path)
+        return Corrupt(f"{shown} has another content than was packed", code="content-differs", key=shown)
+
     def items(self) -> Iterator[Item]:
         """Everything as a packer takes it: in order of the manifest, folders before what is in them, the root first."""
         top = self.attr(self.root)
         return ordered(self._item(b"", top), self._inside)
 
     def _inside(self, above: bytes) -> list[Row]:
-        return [(above + name, self._item(above + name, attr)) for name, attr in self.rows(self.find(above[:-1]))]
+        rows = [(above + name, self._item(above + name, attr)) for name, attr in self.rows(self.find(above[:-1]))]
+        rows.sort()  # a listing has a folder where its name and a slash would stand
+        return rows
 
     def _item(self, path: bytes, attr: Attr) -> Item:
         kind = attr.mode >> 12

@@ -8,24 +8,10 @@ import click
 
 from dls.cli.command import verb
 from dls.cli.front import Front
-from dls.cli.images import needs
+from dls.cli.images import packing
 from dls.cli.words import files, place
 from dls.logistics import digest as digests
 from dls.logistics.duration import show_size
-from dls.logistics.errors import Invalid
-
-
-def _owner(text: str) -> tuple[int, int] | None:
-    if not text:
-        return None
-    user, _, group = text.partition(":")
-    if not user.isdigit() or not (group or user).isdigit():
-        raise Invalid(
-            f"--owner {text!r}: two numbers are wanted",
-            code="bad-usage",
-            remedy="write --owner 0:0, or --owner 1000:1000",
-        )
-    return int(user), int(group or user)
 
 
 @verb("pack")
@@ -43,19 +29,8 @@ def pack(
 
     The same tree gives the same bytes.  The image appears when it is complete and was read back.
     """
-    needs()
-    from dls.fuse import source as sources
-    from dls.fuse.pack import Options, pack
-    from dls.fuse.work import Form
-
-    keep = {"user": sources.user_attributes, "all": sources.all_attributes, "none": sources.no_attributes}[xattrs]
-    options = Options(
-        form=Form(level=level),
-        workers=-1 if workers is None else workers,
-        owner=_owner(owner),
-        attributes=keep,
-        replace=replace,
-    )
+    options = packing(owner=owner, xattrs=xattrs, level=level, workers=workers, replace=replace)
+    from dls.fuse.pack import pack
 
     def work(progress: Any, tell: Any) -> Any:
         progress.phase = "packing"

@@ -1,0 +1,166 @@
+"""What a layer lies on, and how a stack of images is opened.
+
+    open_stack("v3.sqfs")                       # finds the images below by the names that it recorded
+    open_stack("base.sqfs+v2.sqfs+v3.sqfs")     # the lowest first, each checked against what the next one says
+
+A layer is an image whose index names the images that it was made over, nearest first: `below` in what it says of
+how it was made.  Each is known by the digests of its content, of its superblock and of its index.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from dls.fuse.image import Image
+from dls.fuse.index import FOOTER, damaged
+from dls.fuse.remote import LIMIT, open_at
+from dls.fuse.tree import Tree
+from dls.fuse.union import Union
+from dls.logistics import digest as digests
+from dls.logistics import names
+from dls.logistics.errors import Conflict, NotFound, Unsupported
+
+ENDINGS: Final = (".sqfs", ".squashfs")
+"""Only names that end so are taken apart at a plus sign."""
+
+
+class Below(NamedTuple):
+    """An image that a layer lies on."""
+
+    name: str
+    """Where it was, seen from the layer's folder; or its address."""
+    content: str
+    """Of its own manifest."""
+    super: str
+    """Digest of its first 96 bytes."""
+    header: str
+    """Digest of the header of its index, which covers all of it."""
+
+    @classmethod
+    def of(cls, image: Image, name: str) -> Below:
+        """What a layer writes down of an image."""
+        header = FOOTER.unpack_from(image.index.data, len(image.index.data) - FOOTER.size)[4]
+        content = digests.text(image.manifest.content)
+        return cls(name, content, image.index.header.image["super"], digests.text(header))
+
+    def same(self, other: Below) -> bool:
+        """Whether this is the same image, wherever it lies."""
+        return self[1:] == other[1:]
+
+
+def below(image: Image) -> list[Below]:
+    """The images that a layer was made over, nearest first; none for an image that stands by itself."""
+    try:
+        return [Below(**row) for row in image.index.header.made.get("below", [])]
+    except TypeError as exc:
+        raise damaged("what it lies on cannot be read") from exc
+
+
+def split(text: str) -> list[str]:
+    """The images in a text such as `base.sqfs+layer.sqfs`, the lowest first; one where it is no such text."""
+    parts = text.split("+")
+    if len(parts) > 1 and all(part.endswith(ENDINGS) for part in parts) and not os.path.lexists(text):
+        return parts
+    return [text]
+
+
+def absolute(text: str) -> str:
+    """The same text, for another working folder."""
+    return "+".join(part if "://" in part else os.path.abspath(part) for part in split(text))
+
+
+def open_stack(text: str, cache_folder: str = "", cache_bytes: int = 0) -> Tree:
+    """The tree of an image, of a layer with what it lies on, or of a stack; Conflict where they do not fit."""
+    images = opened(split(text), cache_folder=cache_folder, cache_bytes=cache_bytes or LIMIT)
+    return images[0] if len(images) == 1 else Union(text, images)
+
+
+def opened(urls: Sequence[str], **options: Any) -> list[Image]:
+    """The images of a stack, the lowest first; those that the first one lies on are found by themselves."""
+    stack: list[tuple[Image, Below]] = []
+    try:
+        for url in urls:
+            image = _image(url, options)
+            wanted = below(image)
+            if not stack:
+                for one in reversed(wanted):
+                    under = _found(url, one, options)
+                    stack.append((under, one))
+            elif wanted:
+                _check(url, wanted, [known for _, known in reversed(stack)])
+            stack.append((image, Below.of(image, url)))
+    except BaseException:
+        for image, _ in stack:
+            image.close()
+        raise
+    return [image for image, _ in stack]
+
+
+def _image(url: str, options: dict[str, Any]) -> Image:
+    found = open_at(url, **options)
+    if not isinstance(found, Image):
+        raise Unsupported(
+            f"{url} is no image of ours: it cannot lie in a stack", code="no-stack", remedy="pack it: dls pack"
+        )
+    return found
+
+
+def _found(layer: str, wanted: Below, options: dict[str, Any]) -> Image:
+    """An image that a layer lies on: where it was, or beside the layer."""
+    wrong = ""
+    for place in _places(layer, wanted.name):
+        try:
+            image = _image(place, options)
+        except NotFound:
+            continue
+        if Below.of(image, place).same(wanted):
+            return image
+        image.close()
+        wrong = wrong or place
+    if wrong:
+        raise _other(layer, f"{wanted.name} with the content {wanted.content}", f"{wrong} is another image")
+    raise NotFound(
+        f"{layer} lies on {wanted.name} ({wanted.content}), which is not there", code="no-base", store=layer,
+        remedy=f"put {os.path.basename(wanted.name)} beside it, or name all of them: BASE.sqfs+LAYER.sqfs",
+    )  # fmt: skip
+
+
+def _places(layer: str, name: str) -> list[str]:
+    """Where to look for an image that a layer names."""
+    last = name.rpartition("/")[2]
+    if "://" in layer:
+        shown = last if "://" in name else names.show(os.fsencode(last))
+        places = [name] if "://" in name else []
+        return [*places, layer.rpartition("/")[0] + "/" + shown]
+    plain = os.fsdecode(names.read(last)) if "://" in name else last
+    folder = os.path.dirname(layer)
+    return [name if "://" in name else os.path.join(folder, name), os.path.join(folder, plain)]
+
+
+def _check(layer: str, wanted: Sequence[Below], stack: Sequence[Below]) -> None:
+    """Both nearest first: a layer given by hand lies on just what it was made over."""
+    if len(wanted) == len(stack) and all(want.same(have) for want, have in zip(wanted, stack, strict=True)):
+        return
+    said, given = (", then ".join(one.name for one in row) for row in (wanted, stack))
+    raise _other(layer, said, f"what is given below it is {given}")
+
+
+def _other(layer: str, wanted: str, given: str) -> Conflict:
+    return Conflict(
+        f"{layer} was made over {wanted}; {given}",
+        code="wrong-base",
+        store=layer,
+        remedy="name the images that it was made over, the lowest first; dls layer makes a new one over another base",
+    )
+
+
+def recorded(images: Sequence[Image], layer: str) -> list[dict[str, str]]:
+    """What a layer at a path writes down of the images it lies on, which are given the lowest first."""
+    folder = os.path.dirname(os.path.abspath(layer))
+    rows = []
+    for image in reversed(images):
+        name = image.name if "://" in image.name else os.path.relpath(image.name, folder)
+        rows.append(Below.of(image, name)._asdict())
+    return rows
