@@ -311,7 +311,7 @@ def owner_of(text: str) -> tuple[int, int] | None:
         return None
     if not user.isdigit() or not (group or user).isdigit():
         raise Invalid(
-            f"owner {text!r}: two numbers are wanted",
+            f"--owner {text!r}: two numbers are wanted",
             code="bad-usage",
             remedy="write --owner 0:0, or --owner 1000:1000",
         )
