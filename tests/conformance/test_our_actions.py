@@ -4,6 +4,7 @@ from dls.madpp.testing.bringing import BringingRules
 from dls.madpp.testing.imaging import ImageRules
 from dls.madpp.testing.keeping import KeepingRules
 from dls.madpp.testing.making import MakingRules
+from dls.madpp.testing.packing import PackRules
 
 
 class TestBringing(BringingRules):
@@ -19,4 +20,8 @@ class TestMaking(MakingRules):
 
 
 class TestImages(ImageRules):
+    pass
+
+
+class TestPacking(PackRules):
     pass

@@ -12,11 +12,12 @@ from dls.madpp.testing.contract import ActionContract
 from dls.madpp.testing.imaging import ImageRules
 from dls.madpp.testing.keeping import KeepingRules
 from dls.madpp.testing.making import MakingRules
+from dls.madpp.testing.packing import PackRules
 from dls.madpp.testing.planted import VIOLATIONS, failures
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = re.findall(r"^- \*\*(ACTION-\d+)\*\*", (ROOT / "specs/action.md").read_text(encoding="utf-8"), re.MULTILINE)
-SUITES = (ActionContract, BringingRules, KeepingRules, MakingRules, ImageRules)
+SUITES = (ActionContract, BringingRules, KeepingRules, MakingRules, ImageRules, PackRules)
 
 
 def test_every_rule_has_a_violation_and_a_test() -> None:

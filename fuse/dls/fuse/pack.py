@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from dls.fuse import leftovers, squashfs
 from dls.fuse.codec import sum_of
@@ -23,11 +23,11 @@ from dls.fuse.index import EXTENT, PAGE, RAW, Header, Index, Out, mapped
 from dls.fuse.layout import Layout
 from dls.fuse.origin import FolderOrigin, Origin
 from dls.fuse.road import Road, hands_for
-from dls.fuse.source import Attributes, Item, no_attributes
+from dls.fuse.source import Attributes, Item, all_attributes, no_attributes, user_attributes
 from dls.fuse.spool import Spool
 from dls.fuse.work import Form
 from dls.logistics import digest as digests
-from dls.logistics.errors import Corrupt, Exists
+from dls.logistics.errors import Corrupt, Exists, Invalid
 from dls.logistics.manifest import Manifest, SegmentRef
 from dls.logistics.segment import Segment, cut
 from dls.logistics.stores.posix_errors import ours
@@ -56,6 +56,32 @@ class Options(NamedTuple):
 
 
 _PLAIN = Options()
+_ATTRIBUTES: Final = {"user": user_attributes, "all": all_attributes, "none": no_attributes}
+
+
+def asked(
+    *, owner: str = "", xattrs: str = "user", level: int = 3, workers: int = -1, replace: bool = False
+) -> Options:
+    """How to pack, from words: `owner` is UID:GID or '', `xattrs` is user, all or none; Invalid where a word is wrong."""
+    if xattrs not in _ATTRIBUTES:
+        raise Invalid(f"xattrs {xattrs!r}", code="bad-usage", remedy="write user, all or none")
+    if not 1 <= level <= 19:
+        raise Invalid(f"a level of {level}", code="bad-usage", remedy="give 1 to 19")
+    return Options(Form(level=level), workers, _owner(owner), _ATTRIBUTES[xattrs], replace=replace)
+
+
+def _owner(text: str) -> tuple[int, int] | None:
+    """The two numbers of `UID:GID`, or of one number for both; None for ''."""
+    user, _, group = text.partition(":")
+    if not text:
+        return None
+    if not user.isdigit() or not (group or user).isdigit():
+        raise Invalid(
+            f"--owner {text!r}: two numbers are wanted",
+            code="bad-usage",
+            remedy="write --owner 0:0, or --owner 1000:1000",
+        )
+    return int(user), int(group or user)
 
 
 class Result(NamedTuple):

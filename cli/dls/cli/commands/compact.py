@@ -19,9 +19,7 @@ from dls.logistics.duration import show_size
 @click.option("--level", type=click.IntRange(1, 19), default=3, help="Effort of the compression (zstd).")
 @click.option("--workers", type=click.IntRange(0), default=None, help="Processes; as many as this machine has else.")
 @click.option("--replace", is_flag=True, help="Take the place of an image that is there.")
-def compact(
-    front: Front, stack: str, image: str, owner: str, level: int, workers: int | None, replace: bool
-) -> None:
+def compact(front: Front, stack: str, image: str, owner: str, level: int, workers: int | None, replace: bool) -> None:
     """Make one image of a layer and all that it lies on: the same bytes as packing the tree that they show."""
     options = packing(owner=owner, xattrs="all", level=level, workers=workers, replace=replace)
     from dls.fuse.layering import compact

@@ -33,8 +33,8 @@ def layer(
     """Put what FOLDER has and BASE has not into IMAGE, and what FOLDER lacks, as gone: FOLDER is the whole tree as it
     shall be.  With --add it is laid over BASE; with --delete alone no FOLDER is needed.
 
-    IMAGE is mounted as BASE is, and finds BASE by itself where both lie together: keep each, and each is a version.  The
-    kernel's overlayfs shows the same of the two.
+    IMAGE is mounted as BASE is, and finds BASE by itself where both lie together: keep each, and each is a version.
+    The kernel's overlayfs shows the same of the two.
     """
     if len(words) > 2 or (len(words) < 2 and not delete) or (add and len(words) < 2):
         raise Invalid(
@@ -62,9 +62,9 @@ def layer(
         "content": digests.text(packed.manifest.content),
         "seconds": round(packed.seconds, 3),
     }
+    edits_made = f"{counts.added:,} added, {counts.changed:,} changed, {counts.deleted:,} deleted"
     lines = [
-        f"{image}: {counts.added:,} added, {counts.changed:,} changed, {counts.deleted:,} deleted; "
-        f"{files(packed.files)}, {show_size(packed.manifest.size)} in {show_size(packed.bytes)}",
+        f"{image}: {edits_made}; {files(packed.files)}, {show_size(packed.manifest.size)} in {show_size(packed.bytes)}",
         f"  mount it with dls mount {place(image)} FOLDER; it needs {place(onto)} beside it",
     ]
     front.out.result(facts, image, lines)

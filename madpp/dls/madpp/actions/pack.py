@@ -41,7 +41,6 @@ from dls.madpp.source import (
 
 if TYPE_CHECKING:
     from dls.fuse.pack import Options
-    from dls.fuse.source import Attributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +105,9 @@ class Pack:
         from dls.fuse import installed
 
         installed.check()
-        from dls.fuse import source
-        from dls.fuse.pack import Options
-        from dls.fuse.work import Form
+        from dls.fuse.pack import asked
 
-        if not 1 <= self.level <= 19:
-            raise Invalid(f"a level of {self.level}", code="bad-usage", remedy="give 1 to 19")
-        every: dict[str, Attributes] = {
-            "user": source.user_attributes,
-            "all": source.all_attributes,
-            "none": source.no_attributes,
-        }
-        if self.xattrs not in every:
-            raise Invalid(f"xattrs {self.xattrs!r}", code="bad-usage", remedy="write user, all or none")
-        return Options(Form(level=self.level), owner=owner_of(self.owner), attributes=every[self.xattrs])
+        return asked(owner=self.owner, xattrs=self.xattrs, level=self.level)
 
     # --------------------------------------------------------------------------------------------- doing
 
@@ -302,20 +290,6 @@ class _Work:
     """The store at the address, where it is no dataset that is packed."""
     whole: bool = True
     """Whether it is all of that store."""
-
-
-def owner_of(text: str) -> tuple[int, int] | None:
-    """The two numbers of `UID:GID`, or of one number for both; None for ''."""
-    user, _, group = text.partition(":")
-    if not text:
-        return None
-    if not user.isdigit() or not (group or user).isdigit():
-        raise Invalid(
-            f"owner {text!r}: two numbers are wanted",
-            code="bad-usage",
-            remedy="write --owner 0:0, or --owner 1000:1000",
-        )
-    return int(user), int(group or user)
 
 
 def _marked(context: Context, replica: str) -> bool:

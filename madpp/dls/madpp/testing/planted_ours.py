@@ -7,14 +7,17 @@ from typing import Any
 
 from dls.catalogue.changes import MarkFiles
 from dls.logistics.transfer.inodes import Inodes
+from dls.logistics.transfer.prove import Proof
+from dls.logistics.transfer.receipt import Place
 from dls.logistics.transfer.small import Failures
-from dls.madpp import places, saved
+from dls.madpp import attested, imaging, layout, places, saved
 from dls.madpp.action import Context
-from dls.madpp.actions import compute, register, release, stage_in, stage_out, staged, verify, withdraw
+from dls.madpp.actions import compute, pack, register, release, stage_in, stage_out, staged, verify, withdraw
 from dls.madpp.testing.bringing import BringingRules
 from dls.madpp.testing.imaging import ImageRules
 from dls.madpp.testing.keeping import KeepingRules
 from dls.madpp.testing.making import MakingRules
+from dls.madpp.testing.packing import PackRules
 from dls.madpp.testing.planted import Patch, no_sharing, nothing, violation, wrap
 
 
@@ -164,3 +167,40 @@ def an_image_is_registered_unread(patch: Patch) -> None:
 def _unread(proof: Any) -> Any:
     proof.corrupt, proof.missing, proof.manifest = Failures(), Failures(), proof.manifest
     return proof
+
+
+@violation("ACTION-26", PackRules)
+def an_image_of_other_bytes_is_shown(patch: Patch) -> None:
+    patch.setattr(attested, "registered", lambda *_: nothing)
+
+
+@violation("ACTION-26", PackRules)
+def a_source_that_changes_while_it_is_packed_goes_unseen(patch: Patch) -> None:
+    patch.setattr(attested, "unmoved", lambda *_: nothing)
+
+
+@violation("ACTION-26", PackRules)
+def what_lies_at_the_name_is_replaced_unasked(patch: Patch) -> None:
+    patch.setattr(pack.Pack, "_clear", nothing)
+
+
+@violation("ACTION-26", PackRules)
+def every_packing_packs_again(patch: Patch) -> None:
+    patch.setattr(attested, "look", lambda *_: attested.Found(attested.State.ABSENT))
+    patch.setattr(imaging, "taken", nothing)
+    wrap(patch, imaging, "make", lambda make, c, o, a, options, t: make(c, o, a, options._replace(replace=True), t))
+
+
+@violation("ACTION-27", PackRules)
+def an_image_is_copied_unproven(patch: Patch) -> None:
+    patch.setattr(attested, "proven", lambda _, __, wanted: Proof(wanted.manifest, Place("", "")))
+
+
+@violation("ACTION-27", PackRules)
+def an_image_and_a_tree_share_a_buffer(patch: Patch) -> None:
+    patch.setattr(layout, "as_image", lambda content: content)
+
+
+@violation("ACTION-27", PackRules)
+def what_lies_beside_an_image_is_not_looked_at(patch: Patch) -> None:
+    patch.setattr(saved, "_held", lambda *_: saved.Beyond(""))
