@@ -62,7 +62,7 @@ _ATTRIBUTES: Final = {"user": user_attributes, "all": all_attributes, "none": no
 def asked(
     *, owner: str = "", xattrs: str = "user", level: int = 3, workers: int = -1, replace: bool = False
 ) -> Options:
-    """How to pack, from words: `owner` is UID:GID or '', `xattrs` is user, all or none; Invalid where a word is wrong."""
+    """How to pack, from words: `owner` UID:GID or none, `xattrs` user, all or none; Invalid where one is wrong."""
     if xattrs not in _ATTRIBUTES:
         raise Invalid(f"xattrs {xattrs!r}", code="bad-usage", remedy="write user, all or none")
     if not 1 <= level <= 19:
