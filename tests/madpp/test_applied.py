@@ -53,6 +53,9 @@ steps:
     after: fetch
   keep:    {stage-out: climate:sum, to: archive, after: compute}
   save:    {stage-out: $W/loose, to: tape, as: climate:loose, after: tape}
+  image:   {pack: climate:era5, to: $W/era5.sqfs, level: 5, replace: true}
+  whole:   {stage-in: climate:era5, to: fast, as-image: true, after: image}
+  loose:   {pack: $W/loose, to: $W/loose.sqfs, as: climate:packed}
   check:   {verify: climate:sum, at: archive, deep: true, after: keep}
   wait:    {wait-for: climate:sum@1, until: 2099-12-31T00:00:00Z, after: keep}
   free:    {release: fetch, after: compute}

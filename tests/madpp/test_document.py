@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from dls.logistics.errors import Invalid
 from dls.madpp.actions import BUILT_IN
 from dls.madpp.actions.compute import Compute
+from dls.madpp.actions.pack import Pack
 from dls.madpp.actions.register import Register
 from dls.madpp.actions.release import Release
 from dls.madpp.actions.site import Site
@@ -216,12 +217,22 @@ paths = line.map(lambda t: "/" + t)
 lifetimes = st.sampled_from(["", "P7D", "PT12H"])
 whats = versions | paths
 ACTIONS: dict[str, st.SearchStrategy[Any]] = {
-    "stage-in": st.builds(StageIn, whats, sites, lifetimes),
+    "stage-in": st.builds(StageIn, whats, sites, lifetimes, st.booleans()),
+    "pack": st.builds(
+        Pack,
+        whats,
+        paths,
+        st.just("") | ids,
+        st.sampled_from(["", "0:0"]),
+        st.sampled_from(["user", "all", "none"]),
+        st.integers(1, 19),
+        st.booleans(),
+    ),
     "stage-out": st.builds(StageOut, whats, sites | paths, st.just("") | ids),
     "verify": st.builds(Verify, versions, st.just("") | sites, st.booleans()),
-    "release": st.builds(Release, ids, sites) | st.builds(Release, paths),
+    "release": st.builds(Release, ids, sites, st.booleans()) | st.builds(Release, paths),
     "wait-for": st.builds(WaitFor, versions, st.sampled_from(["", "2036-12-31T00:00:00Z"])),
-    "register": st.builds(Register, ids, paths, free, free),
+    "register": st.builds(Register, ids, paths, free, free, st.booleans()),
     "site": st.builds(
         Site,
         sites,

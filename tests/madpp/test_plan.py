@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dls.logistics.errors import Invalid
 from dls.madpp.actions import BUILT_IN
 from dls.madpp.actions.compute import Compute
+from dls.madpp.actions.pack import Pack
 from dls.madpp.actions.register import Register
 from dls.madpp.actions.release import Release
 from dls.madpp.actions.site import Site
@@ -29,6 +30,7 @@ ALL = (
     Register("x:data", "/src", "A title", "ä note"),
     StageIn("x:data@2", "scratch", "P1D"),
     StageOut("./a b\n", "s3://b/c", "x:out"),
+    Pack("x:data", "/archive/i.sqfs", "x:out", "0:0", "all", 7, replace=True),
     Verify("x:data", "scratch", deep=True),
     Compute(("sh", "-c", "cat {in}"), "scratch", ("x:a", "x:b"), "x:out", "PT5M"),
     Release("01J0000000000000000000000R"),
