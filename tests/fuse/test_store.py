@@ -12,6 +12,7 @@ import pytest
 from components import trees
 from dls.fuse import source
 from dls.fuse.image import open_image
+from dls.fuse.layering import layer
 from dls.fuse.pack import Options, pack
 from dls.fuse.store import ImageStore, entries_of, open_image_store
 from dls.logistics.entry import FILE, Entry
@@ -159,3 +160,29 @@ def test_a_transfer_reads_it_like_a_folder(tmp_path: Path, tree: Path, store: Im
     assert list(target.below(b"out").list()) == list(PosixStore(tree).list())
     found = prove(store, listed(store), MemoryReceipts()).manifest
     assert found.digest == wanted.manifest.digest, "registered from the image it is the same"
+
+
+@pytest.mark.spec("ISTORE-1", "ISTORE-3")
+def test_a_layer_is_read_with_what_it_lies_on(tmp_path: Path) -> None:
+    root, above = tmp_path / "tree", PosixStore(tmp_path)
+    (root / "d").mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        (root / "d" / name).write_bytes(name.encode() * 1000)
+    pack(str(root), str(tmp_path / "base.sqfs"), HERE)
+    (root / "d" / "b").write_bytes(b"changed")
+    (root / "d" / "c").unlink()
+    (root / "d" / "e").write_bytes(b"new")
+    layer(str(tmp_path / "base.sqfs"), str(root), str(tmp_path / "v2.sqfs"), HERE)
+    store = open_image_store(above, b"v2.sqfs")
+    assert [e.path for e in store.list()] == [b"d/a", b"d/b", b"d/e"]
+    assert list(store.list()) == list(PosixStore(root).list())
+    wants = [Want(0, b"d/a", 1000), Want(1, b"d/b", 7), Want(2, b"d/e", 3)]
+    assert {got.i: bytes(got.body) for got in store.fetch(wants)} == {0: b"a" * 1000, 1: b"changed", 2: b"new"}
+    before = store.stamps([b"d/a"])
+    assert open_image_store(above, b"v2.sqfs").stamps([b"d/a"]) == before
+    os.utime(tmp_path / "base.sqfs")
+    assert open_image_store(above, b"v2.sqfs").stamps([b"d/a"]) != before, "what it lies on was touched"
+    (tmp_path / "base.sqfs").unlink()
+    with pytest.raises(NotFound) as told:
+        open_image_store(above, b"v2.sqfs")
+    assert told.value.code == "no-base"

@@ -13,13 +13,14 @@ import os
 import weakref
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
-from dls.fuse import records, remote
-from dls.fuse.image import open_image
+from dls.fuse import layers, records, remote
+from dls.fuse.image import Image, open_image
 from dls.fuse.records import NO_TAIL, Attr
 from dls.fuse.source import Item as Packable
 from dls.fuse.tree import Tree
+from dls.fuse.union import Union
 from dls.logistics import digest as digests
 from dls.logistics import names as legal
 from dls.logistics import url as urls
@@ -27,6 +28,7 @@ from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry
 from dls.logistics.errors import Conflict, DlsError, NotFound, Unsupported
 from dls.logistics.manifest import Manifest
 from dls.logistics.names import Names, show
+from dls.logistics.registry import open_store
 from dls.logistics.segment import Segment
 from dls.logistics.store import Can, Got, Keeps, Stamps, Stat, Store, Want
 from dls.logistics.stores.refusing import Refusing
@@ -295,17 +297,16 @@ def entries_of(items: Iterable[Packable]) -> Iterator[Entry]:
             yield Entry(path, FOLDER, 0, digests.UNKNOWN, mode, item.mtime_ns if item.empty else NO_TIME)
 
 
-def open_image_store(above: Store, key: bytes, **options: object) -> ImageStore:
-    """The image under a key of a store, as a store; `options` are those of `dls.fuse.remote`.
+def open_image_store(above: Store, key: bytes, **options: Any) -> ImageStore:
+    """The image under a key of a store, as a store; a layer with all that it lies on.  `options` are those of
+    `dls.fuse.remote`.
 
     NotFound where there is none, Invalid where it is no image of ours, Conflict where it changes meanwhile.
     """
     address = urls.parse(above.url).below(key)
     found = above.stat(key)
-    if address.scheme == "file":
-        tree = open_image(os.fsdecode(b"/" + address.path))
-    else:
-        tree = remote.open_remote(above, key, **options)  # type: ignore[arg-type]
+    image = _opened(above, key, address, options)
+    tree, stamp = _stacked(image, address, found.stamp, options) if layers.below(image) else (image, found.stamp)
     if above.stamps([key]) != [found.stamp]:
         tree.close()
         raise Conflict(
@@ -315,7 +316,25 @@ def open_image_store(above: Store, key: bytes, **options: object) -> ImageStore:
             store=above.url,
             remedy="run the same again once nobody writes there",
         )
-    return ImageStore(tree, str(address), mark_of(found.stamp))
+    return ImageStore(tree, str(address), mark_of(stamp))
+
+
+def _opened(above: Store, key: bytes, address: urls.Url, options: dict[str, Any]) -> Image:
+    if address.scheme == "file":
+        return open_image(os.fsdecode(b"/" + address.path))
+    return remote.open_remote(above, key, **options)
+
+
+def _stacked(layer: Image, address: urls.Url, stamp: bytes, options: dict[str, Any]) -> tuple[Tree, bytes]:
+    """The tree of a layer and all that it lies on; its stamp is that of all of them."""
+    layer.close()
+    text = os.fsdecode(b"/" + address.path) if address.scheme == "file" else str(address)
+    images = layers.opened([text], **options)
+    for image in images[:-1]:
+        place = urls.parse(image.name, "/")
+        above, key = place.parent
+        stamp += open_store(above).stat(key).stamp + layers.Below.of(image, "").header.encode()
+    return Union(text, images), stamp
 
 
 def mark_of(stamp: bytes) -> bytes:

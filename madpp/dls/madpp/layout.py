@@ -12,7 +12,7 @@ from dls.catalogue.model import Layout, Replica
 from dls.logistics import digest as digests
 from dls.logistics import url
 from dls.logistics.buffer import Buffer
-from dls.logistics.errors import Corrupt, Invalid
+from dls.logistics.errors import Conflict, Corrupt, Invalid
 from dls.logistics.store import Store
 from dls.madpp.action import Context
 
@@ -40,8 +40,8 @@ def open_known(context: Context, address: str) -> ImageStore:
         return open_image(context, address)
     except Corrupt:
         return open_image(context, address)  # once more: it may have been the way here
-    except Invalid as exc:
-        if exc.code != "not-an-image":
+    except (Invalid, Conflict) as exc:
+        if exc.code not in ("not-an-image", "wrong-base"):
             raise
         raise Corrupt(exc.message, code="bad-image", store=address, remedy="get the image again") from exc
 
@@ -54,6 +54,14 @@ def open_image(context: Context, address: str) -> ImageStore:
     from dls.fuse.store import open_image_store
 
     return open_image_store(*_split(context, address))
+
+
+def by_itself(store: Store) -> bool:
+    """Whether a store is an image that needs no other beside it, as a layer does."""
+    from dls.fuse.image import Image
+    from dls.fuse.store import ImageStore
+
+    return isinstance(store, ImageStore) and isinstance(store.tree, Image)
 
 
 def is_there(context: Context, replica: Replica) -> bool:

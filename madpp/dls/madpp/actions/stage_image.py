@@ -73,7 +73,7 @@ def prepared(context: Context, what: str, storage: Storage) -> _Work:
     image = next((one for one in froms if _is_image(one)), None)
     most = imaging.size_of(wanted.manifest)
     if image is not None and layout.stamp_of(context, image.url):
-        most = imaging.stored(context, image.url)
+        most = imaging.stored(context, image.url)  # if another serves in the end, settling counts what it took
     return _Work(wanted, storage, content, froms, context.open_store(storage.url), most)
 
 
@@ -204,10 +204,11 @@ def _bring(context: Context, work: _Work, buffer: Buffer, *, over: bool) -> From
     for number, one in enumerate(work.froms):
         context.say("route", {"from": one.text, "to": context.buffers.path(buffer), "what": work.wish.version.id})
         try:
-            if _is_image(one):
+            store = reached(context, one)
+            if _is_image(one) and layout.by_itself(store):
                 _copy(context, work, one, buffer, over=over)
             else:
-                _pack(context, work, one, buffer, over=over)
+                _pack(context, work, one, store, buffer, over=over)
         except DlsError as error:
             if error.code in OURS:
                 raise
@@ -231,7 +232,6 @@ def _bring(context: Context, work: _Work, buffer: Buffer, *, over: bool) -> From
 def _copy(context: Context, work: _Work, one: From, buffer: Buffer, *, over: bool) -> None:
     """An image as the file that it is; then every byte of what arrived is compared with the version."""
     address = layout.held_url(context, buffer)
-    reached(context, one)  # what is no image (any more) is not copied
     above, key = url.parse(one.url).parent
     source = OneStore(context.open_store(str(above)), key, layout.IMAGE)
     wanted = replace(listed(source, context.folder), name=layout.image_wanted(buffer))
@@ -253,11 +253,11 @@ def _copy(context: Context, work: _Work, one: From, buffer: Buffer, *, over: boo
     copying.failed(wrong, f"copying {one.url}")
 
 
-def _pack(context: Context, work: _Work, one: From, buffer: Buffer, *, over: bool) -> None:
+def _pack(context: Context, work: _Work, one: From, store: Store, buffer: Buffer, *, over: bool) -> None:
     """Packed on the way."""
     from dls.fuse.pack import Options
 
-    address, store, wrong = layout.held_url(context, buffer), reached(context, one), Failures()
+    address, wrong = layout.held_url(context, buffer), Failures()
     options = Options(workers=imaging.workers_for(store.url), replace=over)
     context.progress.files_total, context.progress.bytes_total = work.wish.version.files, work.wish.version.size
     try:

@@ -94,7 +94,7 @@ class Verify:
             return {**row, "state": "lost", "missing": wanted.version.entries}, self._lost(context, wanted, replica)
         try:
             store = open_replica(context, replica)
-        except Corrupt as error:  # an image of which nothing can be read
+        except (Corrupt, NotFound) as error:  # an image of which nothing can be read, or without what it lies on
             condemn(context, replica, error)
             self._save(context, wanted, replica, [], started)
             return {**row, "state": "damaged"}, _unreadable(wanted, replica, error)

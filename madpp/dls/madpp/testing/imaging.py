@@ -206,3 +206,27 @@ class ImageRules(OurRules):
             assert marks(world, replica) == {b"d/1": "corrupt"}
             assert world.buffer(one["buffer"]).contents is Contents.DIRTY, "the last copy of version 1"
             assert not world.untruths()
+
+    @spec("ACTION-25")
+    def test_a_layer_is_a_version_with_what_it_lies_on(self, tmp_path: Path) -> None:
+        from dls.fuse.layering import layer
+        from dls.fuse.pack import Options
+
+        with self.imaged(tmp_path, only=True) as (world, image, replica):
+            world.write("src", {**TREE, "d/1": b"changed", "d/new": b"new"})
+            above = world.folder / "v2.sqfs"
+            layer(str(image), str(world.folder / "src"), str(above), Options(workers=0))
+            assert world.take(Register("x:data", str(above), image=True))["dataset"] == "x:data@2"
+            remove(world.folder / "src")
+            for wanted, body in (("x:data@1", FILES["d/1"]), ("x:data@2", b"changed")):
+                facts = world.take(StageIn(wanted, "scratch"))
+                assert world.tree(facts["path"])["d/1"] == body
+            packed_again = world.take(StageIn("x:data@2", "scratch", as_image=True))
+            assert packed_again["from"] == str(above)
+            image.unlink()
+            assert world.take(Verify("x:data@2", "scratch"))
+            for id in ("x:data@2", "x:data@1"):
+                with pytest.raises(Corrupt):
+                    world.submit(Verify(id))
+            assert not world.untruths()
+            assert self.state(world, replica) is ReplicaState.LOST
