@@ -6,10 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from components.s3 import S3Service
+from components.s3_rclone import rclone_s3
 
 pytestmark = pytest.mark.service
 DLS = Path(sys.executable).parent / "dls"
@@ -95,3 +99,78 @@ def test_what_goes_wrong_is_said(tree: Path, home: Path, tmp_path: Path) -> None
     data[200] ^= 1
     image.write_bytes(data)
     assert dls(home, "verify", "x:tree", status=7)[-1]["code"] == "replica-damaged"
+
+
+@pytest.fixture
+def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Service]:
+    with rclone_s3(tmp_path) as service:
+        service.bucket("b")
+        for name, value in service.env().items():
+            monkeypatch.setenv(name, value)
+        yield service
+
+
+def test_from_a_bucket_to_an_image_in_a_bucket_and_back(tree: Path, home: Path, tmp_path: Path, s3: S3Service) -> None:
+    """A prefix of 51 files, one of them 70 MB, becomes one object; the object is registered, mounted, staged."""
+    assert s3.root is not None
+    dls(home, "site", "add", "scratch", tmp_path / "scratch")
+    dls(home, "stage-out", tree, "--to", "s3://b/tree")
+    packed = dls(home, "pack", "s3://b/tree", "s3://b/tree.sqfs", "--as", "x:tree")[-1]
+    assert (packed["dataset"], packed["url"], packed["files"]) == ("x:tree@1", "s3://b/tree.sqfs", 51)
+    assert packed["stored"] == (s3.root / "b" / "tree.sqfs").stat().st_size
+    again = dls(home, "pack", "s3://b/tree", "s3://b/tree.sqfs", "--as", "x:tree")[-1]
+    assert (again["copied"], again["kept"]) == (0, 51)
+    subprocess.run(["rm", "-r", s3.root / "b" / "tree"], check=True)
+    large = (tree / "large").read_bytes()
+    assert raw(home, "cat", "x:tree", "large") == large
+    folder = tmp_path / "m"
+    folder.mkdir()
+    assert dls(home, "mount", "x:tree", folder)[-1]["image"] == "s3://b/tree.sqfs"
+    try:
+        assert sorted(p.name for p in (folder / "a").iterdir()) == sorted(f"f{n}" for n in range(50))
+        assert (folder / "large").read_bytes() == large
+    finally:
+        dls(home, "umount", folder)
+    whole = dls(home, "stage-in", "x:tree", "--to", "scratch", "--as-image")[-1]
+    assert Path(whole["path"]).read_bytes() == (s3.root / "b" / "tree.sqfs").read_bytes(), "copied, not packed again"
+    files = dls(home, "stage-in", "x:tree", "--to", "scratch")[-1]
+    assert (Path(files["path"]) / "large").read_bytes() == large
+    assert dls(home, "verify", "x:tree", "--deep")[-1]["replicas"][0]["state"] == "complete"
+    released = dls(home, "buffer", "release", whole["path"])[-1]
+    assert released["freed"]
+    assert raw(home, "-q", "stage-in", "x:tree", "--to", "scratch", "--as-image").decode().strip().endswith(".sqfs")
+
+
+def test_dry_runs_and_words(tree: Path, home: Path, tmp_path: Path) -> None:
+    image = tmp_path / "i.sqfs"
+    would = dls(home, "pack", tree, image, "--as", "x:tree", "--dry-run")[-1]
+    assert (would["files"], would["dry_run"], image.exists()) == (51, True, False)
+    dls(home, "pack", tree, image, "--as", "x:tree")
+    dls(home, "site", "add", "scratch", tmp_path / "scratch")
+    would = dls(home, "stage-in", "x:tree", "--to", "scratch", "--as-image", "--dry-run")[-1]
+    assert (would["layout"], would["allocated"]) == ("image", image.stat().st_size)
+    assert not list((tmp_path / "scratch").rglob("*"))
+    text = raw(home, "stage-in", "x:tree", "--to", "scratch", "--as-image").decode()
+    assert "mount it: dls mount" in text
+    assert "was there already" in raw(home, "pack", tree, image, "--as", "x:tree").decode()
+    for words, status, code in (
+        (("pack", tree, tmp_path / "k.sqfs", "--as", "x:tree", "--workers", "1"), 2, "bad-usage"),
+        (("pack", "x:tree", tmp_path / "k.sqfs", "--as", "y:tree"), 2, "named-twice"),
+        (("pack", "x:none", tmp_path / "k.sqfs"), 3, "no-dataset"),
+        (("pack", tree, tree / "k.sqfs", "--as", "x:tree"), 2, "same-place"),
+        (("pack", "x:tree", "https://127.0.0.1:9/k.sqfs"), 6, "no-such-verb"),
+        (("stage-in", tree, "--to", "scratch", "--as-image"), 6, "no-dataset-to-pack"),
+    ):
+        assert dls(home, *words, status=status)[-1]["code"] == code, words
+    (tree / "a" / "f1").write_bytes(b"changed")
+    assert dls(home, "pack", tree, image, "--as", "x:tree", status=4)[-1]["code"] == "target-differs"
+    two = dls(home, "pack", tree, image, "--as", "x:tree", "--replace")[-1]
+    assert two["dataset"] == "x:tree@2"
+    states = {r["url"]: r["state"] for r in dls(home, "catalogue", "show", "x:tree@1")[-1]["replicas"]}
+    assert states[f"file://{image}"] == "gone"
+
+
+def test_a_request_that_is_left_to_a_worker(tree: Path, home: Path, tmp_path: Path) -> None:
+    dls(home, "pack", tree, tmp_path / "i.sqfs", "--as", "x:tree", "--detach")
+    dls(home, "worker", "--once")
+    assert dls(home, "catalogue", "show", "x:tree")[-1]["replicas"][0]["layout"] == "image"
