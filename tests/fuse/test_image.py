@@ -20,7 +20,7 @@ from dls.fuse import source, spool
 from dls.fuse.image import open_image
 from dls.fuse.pack import Options, pack
 from dls.fuse.unpack import unpack
-from dls.fuse.work import Form
+from dls.fuse.blocks import Form
 from dls.logistics import segment
 from dls.logistics.errors import Conflict, Corrupt, Denied, DlsError, Exists, Invalid, Unavailable
 from dls.logistics.stores.posix import PosixStore

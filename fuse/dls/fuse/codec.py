@@ -2,6 +2,10 @@
 
 A *frame* is one zstd frame with its content size inside, decoded alone.  A *sum* is the low 32 bits of XXH3-64 over
 the stored (compressed) bytes: it finds damage on a disk or on a wire, before the decoder sees it; it is no identity.
+
+A *part* is one block of a frame (RFC 8878, 3.1.1.2) that holds one small file and needs nothing from the blocks before
+it, so that a reader decodes that file alone, while others decode the frame and see nothing unusual.  Only one thing can
+go over from block to block unasked, the last offsets of matches; whoever joins parts decodes the whole to be sure.
 """
 
 from __future__ import annotations
@@ -17,6 +21,18 @@ from dls.logistics.errors import Corrupt
 LEVEL: Final = 3
 _WINDOW: Final = 8 << 20
 """Memory that a frame may ask for to be decoded, where it does not say how much it holds."""
+PART_LEVEL: Final = 1
+"""Higher levels bring nothing in so few bytes (measured on 17,500 files of 5 KB: 0.6 % more bytes at level 3, and 1.2 to
+1.8 times the time)."""
+PART_HEAD: Final = 3
+"""Bytes before the content of a part: last one of the frame (1 bit), kind (2 bits), bytes (21 bits)."""
+_AS_IT_IS, _ONE_BYTE, _PACKED = 0, 1, 2
+_FRAME = b"\x28\xb5\x2f\xfd\xa0"
+"""Magic number; the content size follows in 4 bytes, and says how large the window is."""
+FRAME_HEAD: Final = 9
+"""Bytes of a joined frame before its first part."""
+_PLAIN_HEAD = 6
+"""Bytes before the first block where neither content size nor checksum is written."""
 Bytes = bytes | bytearray | memoryview
 
 
@@ -30,6 +46,7 @@ class Packer:
 
     def __init__(self, level: int = LEVEL) -> None:
         self._zstd = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
+        self._bare = zstandard.ZstdCompressor(level=PART_LEVEL, write_content_size=False, write_checksum=False)
 
     def one(self, data: Bytes) -> bytes:
         """The frame of one buffer."""
@@ -39,6 +56,32 @@ class Packer:
         """The frames of several buffers, in order."""
         pack = self._zstd.compress
         return [pack(part) for part in parts]
+
+    def parts(self, bodies: Sequence[bytes]) -> list[bytes]:
+        """Each of the small files as a part."""
+        pack, out = self._bare.compress, list[bytes]()
+        for body in bodies:
+            frame, size = pack(body), len(body)
+            head = int.from_bytes(frame[_PLAIN_HEAD : _PLAIN_HEAD + PART_HEAD], "little")
+            inside = len(frame) - _PLAIN_HEAD - PART_HEAD
+            if head & 7 == _PACKED << 1 | 1 and head >> 3 == inside < size:
+                out.append((head - 1).to_bytes(PART_HEAD, "little") + frame[_PLAIN_HEAD + PART_HEAD :])
+            elif head & 7 == _ONE_BYTE << 1 | 1 and inside == 1 and head >> 3 == size:
+                out.append((head - 1).to_bytes(PART_HEAD, "little") + body[:1])
+            else:
+                out.append((size << 3).to_bytes(PART_HEAD, "little") + body)
+        return out
+
+
+def sealed(parts: Sequence[bytes]) -> list[bytes]:
+    """The parts of one frame, the last of which says so."""
+    last = parts[-1]
+    return [*parts[:-1], bytes((last[0] | 1,)) + last[1:]]
+
+
+def joined(parts: Sequence[bytes], size: int) -> bytes:
+    """The frame of sealed parts, whose contents together have `size` bytes."""
+    return b"".join((_FRAME, size.to_bytes(4, "little"), *parts))
 
 
 class Unpacker:
@@ -60,6 +103,22 @@ class Unpacker:
             return self._zstd.decompress(data, max_output_size=most)
         except zstandard.ZstdError as exc:
             raise Corrupt(f"a frame cannot be decoded: {exc}", code="bad-image") from exc
+
+    def part(self, data: Bytes, size: int) -> bytes:
+        """The content of a part, `size` bytes; Corrupt otherwise."""
+        kind, inside = data[0] >> 1 & 3, len(data) - PART_HEAD
+        if kind == _AS_IT_IS and inside == size:
+            return bytes(data[PART_HEAD:])
+        if kind == _ONE_BYTE and inside == 1:
+            return bytes(data[PART_HEAD:]) * size
+        head = b"".join((_FRAME, size.to_bytes(4, "little"), bytes((data[0] | 1,)), data[1:]))
+        try:
+            found = self._zstd.decompress(head, max_output_size=size)
+        except zstandard.ZstdError as exc:
+            raise Corrupt(f"a part cannot be decoded: {exc}", code="bad-image") from exc
+        if len(found) != size:
+            raise Corrupt("a part has another length than its file", code="bad-image")
+        return found
 
     def _unsized(self, data: Bytes, most: int) -> bytes:
         # Other writers need not say the size.

@@ -11,7 +11,8 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
 from dls.fuse.origin import Description
-from dls.fuse.work import Form, Worker
+from dls.fuse.blocks import Form
+from dls.fuse.work import Worker
 from dls.logistics.errors import Unavailable
 
 

@@ -17,11 +17,13 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Final, Protocol
+from zlib import crc32
 
 from dls.fuse import records
-from dls.fuse.codec import Unpacker, sum_of
-from dls.fuse.index import FOOTER, MAGIC, MARK_AT, RAW, Index, damaged, hash_of, mapped
-from dls.fuse.records import FRAME, HEAD, LOW, NO_TAIL, Attr, length_of
+from dls.fuse.blocks import INSIDE, INSIDE_AT, LARGEST_PART
+from dls.fuse.codec import PART_HEAD, Unpacker, sum_of
+from dls.fuse.index import BYTES, FOOTER, MAGIC, MARK_AT, PARTS, RAW, Index, damaged, mapped
+from dls.fuse.records import FRAME, HEAD, LOW, NO_TAIL, SPREAD, WIDE, Attr, length_of
 from dls.fuse.squashfs import SUPER
 from dls.fuse.tree import Tree
 from dls.logistics import digest as digests
@@ -30,14 +32,16 @@ from dls.logistics.manifest import Manifest
 from dls.logistics.stores.posix_errors import ours
 
 _FRAMES_KEPT: Final = 256
+_FOLDERS_KEPT: Final = 4096
 _BLOCKS_KEPT: Final = 64
 _AHEAD: Final = 256 << 20
 """Bytes of an index that the kernel is asked to bring at once."""
-_MARK: Final = ~LOW
 _PROBES: Final = 1 << 16
 """Slots looked at for one name; a table that is three quarters full needs some hundred at the very most."""
 _OFF_AND_SIZE: Final = struct.Struct("<QI")
 _NO_NAMES: Final = frozenset({b"", b".", b".."})
+_CONTENT: Final = struct.Struct("<Q16xII8xQ")
+"""From the ninth byte of a record: what says where the bytes of a file are."""
 
 
 class Source(Protocol):
@@ -113,6 +117,9 @@ class Image(Tree):
         if not 0 < self.block <= 1 << 20 or not records.FIRST <= header.root < header.space:
             raise damaged("its header says what cannot be")
         self._borders: dict[int, list[int]] = {}
+        self._folders: dict[int, tuple[int, int, int]] = {}
+        self._above: dict[bytes, int] = {b"": self.root}
+        self._word, self._mask = index.names.word, index.names.count - 1
         self._frames: OrderedDict[int, bytes] = OrderedDict()
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._frame_data = index.section("frame data")
@@ -161,28 +168,57 @@ class Image(Tree):
 
     # --------------------------------------------------------------------------------------------- names
 
-    def lookup(self, folder: int, name: bytes) -> bytes:
-        """The record of a name in a folder, b'' where there is none."""
-        above = self.attr(folder)
-        hashed = hash_of(name, above.ino)
-        mark, table = (hashed >> 40) << MARK_AT, self.index.names
-        mask = table.count - 1
-        at = hashed >> 20 & mask
-        start, stop = above.a << 3, (above.a << 3) + above.b + (above.c << 32)
-        want = len(name)
-        for _ in range(min(table.count, _PROBES)):
-            (slot,) = table[at]
+    def _folder(self, node: int) -> tuple[int, int, int]:
+        """(inode number, first position of the listing, where it ends) of a folder."""
+        above = self.attr(node)
+        start = above.a << 3
+        found = above.ino, start, start + above.b + (above.c << 32)
+        if len(self._folders) >= _FOLDERS_KEPT:
+            self._folders.clear()
+        self._folders[node] = found
+        return found
+
+    def _position(self, folder: int, name: bytes) -> int:
+        """Where the record of a name in a folder is, -1 where there is none."""
+        ino, start, stop = self._folders.get(folder) or self._folder(folder)
+        hashed = crc32(name, ino) * SPREAD & WIDE
+        mark, word, mask = hashed >> 40, self._word, self._mask
+        at, want = hashed >> 20 & mask, len(name)
+        for _ in range(min(mask, _PROBES)):
+            slot = word(at)
             if not slot:
-                return b""
-            if slot & _MARK == mark:
+                return -1
+            if slot >> MARK_AT == mark:
                 position = (slot & LOW) << 3
                 if start <= position < stop:
                     frame, inside = self.frame(position >> 16), position & FRAME - 1
                     size = int.from_bytes(frame[inside + 144 : inside + 148], "little")
                     if size == want and frame[inside + HEAD : inside + HEAD + size] == name:
-                        return frame[inside : inside + HEAD]
+                        return position
             at = at + 1 & mask
         raise damaged("its table of names is full")
+
+    def lookup(self, folder: int, name: bytes) -> bytes:
+        """The record of a name in a folder, b'' where there is none."""
+        position = self._position(folder, name)
+        if position < 0:
+            return b""
+        at = position & FRAME - 1
+        return self.frame(position >> 16)[at : at + HEAD]
+
+    def find(self, path: bytes) -> Attr:
+        """The node of a path; NotFound with the path."""
+        above, _, name = path.rpartition(b"/")
+        folder = self._above.get(above)
+        if folder is None or not name:
+            found = super().find(path)
+            if above and name:
+                if len(self._above) >= _FOLDERS_KEPT:
+                    self._above.clear()
+                self._above[above] = super().find(above).node
+            return found
+        position = self._position(folder, name)
+        return self.attr(position >> 3) if position >= 0 else super().find(path)
 
     def listing(self, folder: int, offset: int, size: int) -> list[bytes]:
         """Whole records of a folder from `offset` bytes on, at most `size` bytes."""
@@ -297,20 +333,40 @@ class Image(Tree):
     def stored(self, number: int, plain: int) -> bytes:
         """The content of block `number`, `plain` bytes or fewer; not kept."""
         at, size, check = self.index.blocks[number]
-        raw, size = size & RAW, size & ~RAW
+        raw, size = size & RAW, size & BYTES
         if not size:
             return bytes(plain)
         if size > max(plain, self.block) or at + size > self.size:  # what does not shrink is stored as it is
             raise damaged("a block is larger than blocks are, or lies outside")
+        data = self._checked(at, size, check)
+        return data if raw else self._unpacker.one(data, max(plain, self.block))
+
+    def _checked(self, at: int, size: int, check: int) -> bytes:
+        """Stored bytes with this sum."""
         data = self.source.at(at, size)
         if len(data) != size or sum_of(data) != check:
             data = self.source.again(at, size)
-        if len(data) != size or sum_of(data) != check:
-            raise Corrupt(
-                f"{self.source.name} is damaged at byte {at} ({size} bytes)",
-                code="bad-image", store=self.source.name, remedy="get the image again",
-            )  # fmt: skip
-        return data if raw else self._unpacker.one(data, max(plain, self.block))
+            if len(data) != size or sum_of(data) != check:
+                raise Corrupt(
+                    f"{self.source.name} is damaged at byte {at} ({size} bytes)",
+                    code="bad-image", store=self.source.name, remedy="get the image again",
+                )  # fmt: skip
+        return data
+
+    def _part(self, number: int, check: int, inside: int, size: int) -> bytes | None:
+        """The content of a small file that is a part of a block; None where that has no parts."""
+        at, stored, _ = self.index.blocks[number]
+        if not stored & PARTS:
+            return None
+        at += inside & INSIDE
+        length = (inside >> INSIDE_AT) + 1
+        if stored & RAW:
+            data = self._checked(at, length, check)
+        else:
+            data = self._unpacker.part(self._checked(at, length + PART_HEAD, check), size)
+        if len(data) != size:
+            raise damaged("a part has another length than its file")
+        return data
 
     def kept(self, number: int, plain: int) -> bytes:
         """As `stored`, and kept for whoever asks next."""
@@ -329,6 +385,10 @@ class Image(Tree):
         stop = min(stop, size)
         if start >= stop:
             return []
+        if tail != NO_TAIL and size <= LARGEST_PART:
+            part = self._part(tail, attr.a, attr.c, size)
+            if part is not None:
+                return [part if start == 0 and stop == size else memoryview(part)[start:stop]]
         out: list[bytes | memoryview] = []
         own = size if tail == NO_TAIL else size // block * block
         while start < stop:
@@ -349,6 +409,18 @@ class Image(Tree):
             out.append(data if whole else memoryview(data)[inside:end])
             start += end - inside
         return out
+
+    def content(self, node: int, start: int, stop: int) -> list[bytes | memoryview]:
+        """As `pieces`, of a node: a small file is read without looking at all its attributes."""
+        frame, at = self.frame(node >> 13), node << 3 & FRAME - 1
+        if at + HEAD > len(frame):
+            raise damaged("a record lies outside")
+        a, tail, inside, size = _CONTENT.unpack_from(frame, at + 8)
+        if size <= LARGEST_PART and tail != NO_TAIL:
+            part = self._part(tail, a & LOW, inside, size)
+            if part is not None:
+                return [part if start == 0 and stop >= size else memoryview(part)[start:stop]]
+        return self.pieces(records.unpack(frame, at), start, stop)
 
     # ------------------------------------------------------------------------------------------ manifest
 

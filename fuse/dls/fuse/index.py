@@ -30,6 +30,10 @@ MAGIC: Final = b"DLSINDEX"
 EXTENT: Final = struct.Struct("<QII")
 """One stored frame: position of its first byte, stored bytes (RAW: as they are; 0: zeros), sum of what is stored."""
 RAW: Final = 1 << 24
+PARTS: Final = 1 << 25
+"""Small files lie in this block one by one, each of them known by its record (`dls.fuse.codec`: parts)."""
+BYTES: Final = RAW - 1
+"""The stored bytes without the marks."""
 SLOT: Final = struct.Struct("<Q")
 EMPTY: Final = 0
 MARK_AT = 40
@@ -186,7 +190,7 @@ class Out:
 class Table:
     """A section of fixed-size rows, each page of which is checked when it is first used."""
 
-    __slots__ = ("_bad", "_data", "_rows", "_sums", "_unpack", "_wanting", "count")
+    __slots__ = ("_data", "_rows", "_sums", "_unpack", "_wanting", "_words", "count")
 
     def __init__(self, data: memoryview, sums: memoryview, row: struct.Struct) -> None:
         if len(sums) != -(-len(data) // PAGE) * 4 or len(data) % row.size or PAGE % row.size:
@@ -195,6 +199,7 @@ class Table:
         self._unpack, self._rows = row.unpack_from, row.size
         self._wanting = bytearray(b"\1") * len(self._sums)
         self.count = len(data) // row.size
+        self._words = data.cast("Q") if row.size == 8 else data
 
     def __getitem__(self, i: int) -> tuple[int, ...]:
         at = i * self._rows
@@ -204,6 +209,12 @@ class Table:
         if self._wanting[page]:
             self._check(page)
         return self._unpack(self._data, at)
+
+    def word(self, i: int) -> int:
+        """Row `i` of a table of 8 bytes a row; as []."""
+        if self._wanting[i >> 9]:
+            self._check(i >> 9)
+        return self._words[i]
 
     def _check(self, page: int) -> None:
         if sum_of(self._data[page << 12 : (page + 1) << 12]) != self._sums[page]:

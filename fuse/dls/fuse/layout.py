@@ -14,7 +14,7 @@ from dls.fuse.codec import Packer, sum_of
 from dls.fuse.index import EXTENT, Names, frame_packer
 from dls.fuse.source import Item
 from dls.fuse.spool import Rows, Spool
-from dls.fuse.work import Form
+from dls.fuse.blocks import Form
 from dls.logistics import names
 from dls.logistics.errors import Unsupported
 
@@ -29,18 +29,21 @@ class Place(NamedTuple):
     start: int
     """Of the first block, from the start of the image."""
     first: int
-    """Number of the first block of its own."""
+    """Number of the first block of its own; of a file that is a part of a block, its sum."""
     holes: int
     fragment: int
     """Number of the fragment in the tables of SquashFS, or NONE."""
     shared: int
     """Number of the block that it shares, or NO_TAIL."""
     offset: int
+    """Of its content in that block."""
+    inside: int
+    """The same, or where its part is: `dls.fuse.blocks`."""
     own: int
     """Blocks of its own."""
 
 
-NOWHERE: Final = Place(0, 0, 0, squashfs.NONE, records.NO_TAIL, 0, 0)
+NOWHERE: Final = Place(0, 0, 0, squashfs.NONE, records.NO_TAIL, 0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -132,7 +135,7 @@ class Layout:
             type_, device = _TYPES[kind], _device(item.device)
             at = self.tables.special(node, type_, device)
         record = records.pack(
-            name, 0, generation, place.shared, place.offset, number, item.size, blocks, item.mtime_ns, mode, nlink, uid,
+            name, 0, generation, place.shared, place.inside, number, item.size, blocks, item.mtime_ns, mode, nlink, uid,
             gid, device, self._form.block,
         )  # fmt: skip
         entry = _ENTRY.pack(*at, number, type_)
@@ -177,7 +180,7 @@ class Layout:
 
     def _sizes(self, place: Place) -> list[int]:
         rows = self._blocks.at(place.first * EXTENT.size, place.own * EXTENT.size)
-        return [stored for _, stored, _ in EXTENT.iter_unpack(rows)]
+        return [stored for _, stored, _ in EXTENT.iter_unpack(rows)]  # a file's own blocks have no other mark than RAW
 
     def _xattrs_of(self, item: Item) -> tuple[int, int]:
         """Numbers of the set in SquashFS and in the index; NONE and -1 where there is none."""

@@ -19,13 +19,13 @@ from typing import Any, Final, NamedTuple
 from dls.fuse import leftovers, squashfs
 from dls.fuse.codec import sum_of
 from dls.fuse.image import open_image
-from dls.fuse.index import EXTENT, PAGE, RAW, Header, Index, Out, mapped
+from dls.fuse.index import BYTES, EXTENT, PAGE, Header, Index, Out, mapped
 from dls.fuse.layout import Layout
 from dls.fuse.origin import FolderOrigin, Origin
 from dls.fuse.road import Road, hands_for
 from dls.fuse.source import Attributes, Item, all_attributes, no_attributes, user_attributes
 from dls.fuse.spool import Spool
-from dls.fuse.work import Form
+from dls.fuse.blocks import Form
 from dls.logistics import digest as digests
 from dls.logistics.errors import Corrupt, Exists, Invalid
 from dls.logistics.manifest import Manifest, SegmentRef
@@ -316,7 +316,7 @@ class _Making:
         fd, held, start = self._fd, bytearray(), 0
         for chunk in self._blocks:
             for at, stored, check in EXTENT.iter_unpack(chunk):
-                size = stored & ~RAW
+                size = stored & BYTES
                 if not size:
                     continue
                 if at + size > start + len(held):

@@ -44,7 +44,8 @@ WIDE: Final = (1 << 64) - 1
 """A name's hash is its CRC-32, begun with the inode number of its folder, times SPREAD, 64 bits of it."""
 U64: Final = struct.Struct("<Q")
 U32: Final = struct.Struct("<I")
-_ATTR: Final = struct.Struct("<QQQqqqIIIIIIII")
+_ATTR: Final = struct.Struct("<QQ16xIIQQQ8xq12xI4xIIIII")
+"""What a reader gets back: the rest of a record is there for the kernel."""
 _PAD = (b"", b"\0" * 7, b"\0" * 6, b"\0" * 5, b"\0" * 4, b"\0" * 3, b"\0" * 2, b"\0")
 
 
@@ -101,15 +102,13 @@ def pack(
 
 def unpack(record: bytes | memoryview, at: int = 0) -> Attr:
     """The attributes in a record that begins at `at`."""
-    (
-        node, generation, _, _, b, c, ino, size, blocks, mtime, _, _, nanos, _, _, mode, nlink, uid, gid, rdev,
-        _, _, _, _, _, _,
-    ) = RECORD.unpack_from(record, at)  # fmt: skip
-    if mtime >> 63:
-        mtime -= 1 << 64
-    return Attr(
-        node, generation & LOW, (generation >> 40) - 1, b, c, ino, size, blocks, mtime * 1_000_000_000 + nanos,
-        mode, nlink, uid, gid, rdev,
+    node, generation, b, c, ino, size, blocks, mtime, nanos, mode, nlink, uid, gid, rdev = _ATTR.unpack_from(record, at)
+    return tuple.__new__(
+        Attr,
+        (
+            node, generation & LOW, (generation >> 40) - 1, b, c, ino, size, blocks, mtime * 1_000_000_000 + nanos,
+            mode, nlink, uid, gid, rdev,
+        ),
     )  # fmt: skip
 
 

@@ -15,13 +15,14 @@ from typing import Any, Final
 
 from dls.fuse import records, squashfs
 from dls.fuse.hands import Hand, Inline, Process, heard
-from dls.fuse.index import EXTENT
+from dls.fuse.index import BYTES, EXTENT, PARTS
 from dls.fuse.layout import NOWHERE, Layout, Place
 from dls.fuse.origin import Description, File, Reader, opened
 from dls.fuse.seen import Seen
 from dls.fuse.source import Item
 from dls.fuse.spool import Spool
-from dls.fuse.work import Form, Packed, Worker, untold
+from dls.fuse.blocks import ROW, Form, Packed
+from dls.fuse.work import Worker, untold
 from dls.logistics import digest as digests
 from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry
 from dls.logistics.errors import DlsError
@@ -33,7 +34,7 @@ STRETCH: Final = digests.BLOCK
 """A file larger than this is packed by stretches of it."""
 AHEAD: Final = 3
 """Jobs under way for each worker."""
-_PLACE = struct.Struct("<QQQIIII")
+_PLACE = struct.Struct("<QQQIIIII")
 _EMPTY = digests.of(b"")
 
 
@@ -249,40 +250,33 @@ class Road:
         packed = job.packed
         assert packed is not None
         start, at, base = self.at, self.at, self.count
-        rows, starts = bytearray(), array("Q")
-        for stored, check in zip(packed.stored, packed.sums, strict=True):
+        sizes, sums, shared = array("I", packed.stored), array("I", packed.sums), array("I", packed.shared)
+        rows, starts = bytearray(), list[int]()
+        for stored, check in zip(sizes, sums, strict=True):
             rows += EXTENT.pack(at, stored, check)
             starts.append(at)
-            at += stored & ~squashfs.RAW
+            at += stored & BYTES
         self._blocks.add(rows)
-        self.at, self.count = at, base + len(packed.stored)
+        self.at, self.count = at, base + len(sizes)
         job.hand.send("write", job.number, start)
         if job.large is not None:
             large, size = job.large, job.files[0].stop - job.files[0].start
             if not job.files[0].start:
                 large.place = NOWHERE._replace(start=start, first=base)
-            holes = self._holes(packed.stored, size)
-            large.place = large.place._replace(
-                holes=large.place.holes + holes, own=large.place.own + len(packed.stored)
-            )
+            holes = self._holes(sizes, size)
+            large.place = large.place._replace(holes=large.place.holes + holes, own=large.place.own + len(sizes))
             large.blocks += job.block
             return
-        fragments = {n: self._layout.tables.fragment(starts[n], packed.stored[n]) for n in packed.shared}
-        kept = iter(packed.files)
-        for file, is_new in zip(job.files, job.fresh, strict=True):
-            if not is_new:
-                continue
-            first, shared, offset = next(kept)
-            if shared >= 0:
-                place = Place(0, 0, 0, fragments[shared], base + shared, offset, 0)
+        fragments = {n: self._layout.tables.fragment(starts[n], sizes[n] & ~PARTS) for n in shared}
+        for number, own, offset, inside, check, holes in ROW.iter_unpack(packed.files):
+            if own:
+                place = Place(starts[number], base + number, holes, squashfs.NONE, records.NO_TAIL, 0, 0, own)
             else:
-                count = -(-file.size // self._form.block)
-                holes = self._holes(packed.stored[first : first + count], file.size)
-                place = Place(starts[first], base + first, holes, squashfs.NONE, records.NO_TAIL, 0, count)
+                place = Place(0, check, 0, fragments[number], base + number, offset, inside, 0)
             job.places.append(place)
         self._places.add(b"".join([_PLACE.pack(*place) for place in job.places]))
 
-    def _holes(self, stored: list[int], size: int) -> int:
+    def _holes(self, stored: Sequence[int], size: int) -> int:
         """Bytes that are not stored."""
         block = self._form.block
         return sum(min(block, size - i * block) for i, one in enumerate(stored) if not one)

@@ -30,7 +30,7 @@ _GONE: Final = frozenset({errno.EINTR, errno.ENOENT, errno.EAGAIN})
 """Whoever asked has gone, or nothing was asked."""
 _IN = struct.Struct("<IIQQIIII")
 _OUT = struct.Struct("<IiQ")
-_READ_IN = struct.Struct("<QQII")
+_READ_IN = struct.Struct("<QQII")  # of a handle that we never gave, offset, size, flags
 _XATTR_IN = struct.Struct("<II")
 _INIT_IN = struct.Struct("<IIII")
 _INIT_OUT = struct.Struct("<IIIIHHIIHH8I")
@@ -139,19 +139,19 @@ class Server:
         ]
 
     def _lookup(self, node: int, data: bytes) -> list[bytes]:
-        name = data[40:-1]
-        if name in (b".", b".."):
+        found = self._tree.lookup(self._root if node == 1 else node, data[40:-1])
+        if found:
+            return [found[:128]]
+        if data[40:-1] in (b".", b".."):
             raise _Errno(errno.ENOENT)
-        found = self._tree.lookup(self._node(node), name)
-        return [found[:128]] if found else [_NEGATIVE]
+        return [_NEGATIVE]
 
     def _getattr(self, node: int, data: bytes) -> list[bytes]:
         return [_ATTR_HEAD, self._tree.record(self._node(node))[40:128]]
 
     def _read(self, node: int, data: bytes) -> list[bytes]:
         _, offset, size, _ = _READ_IN.unpack_from(data, 40)
-        tree = self._tree
-        return tree.pieces(tree.attr(self._node(node)), offset, offset + size)  # type: ignore[return-value]
+        return self._tree.content(node, offset, offset + size)  # type: ignore[return-value]
 
     def _readdirplus(self, node: int, data: bytes) -> list[bytes]:
         _, offset, size, _ = _READ_IN.unpack_from(data, 40)

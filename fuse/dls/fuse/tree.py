@@ -81,6 +81,10 @@ class Tree(ABC):
         """The attributes of a node."""
         return records.unpack(self.record(node))
 
+    def content(self, node: int, start: int, stop: int) -> list[bytes | memoryview]:
+        """As `pieces`, of a node."""
+        return self.pieces(self.attr(node), start, stop)
+
     def find(self, path: bytes) -> Attr:
         """The node of a path; NotFound with the path."""
         attr = self.attr(self.root)
