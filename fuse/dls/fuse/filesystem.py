@@ -4,7 +4,7 @@
     fsspec.filesystem("dlsimage", fo="s3://bucket/tiles.sqfs").glob("2024/*.tif")
 
 The image is read by our own stores, not by fsspec's.  Links inside of the image are followed; one that leads to a
-folder, or out, is listed as a link and not walked into.  Errors are those of files: FileNotFoundError, IsADirectoryError …,
+folder, or out, is listed as a link and not walked into.  Errors are those of files: FileNotFoundError and so on,
 and OSError (EIO) where bytes are damaged or a store is away.
 """
 
