@@ -127,7 +127,7 @@ def _batches(dataset: Samples, numbers: list[list[int]], out: Any) -> None:
 
 
 @pytest.mark.spec("IMAGE-13")
-@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.parametrize("opened", [True, False])
 def test_as_a_dataset_of_a_loader_with_workers(files: Files, tmp_path: Path, start: str, opened: bool) -> None:
     """A stand-in for torch's DataLoader, which is too large to install here: the same protocol (`__len__`,
