@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import mmap
+import multiprocessing
 import os
 import pickle
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dls.fuse.files import Files, open_image
+from dls.fuse.files import Files, Samples, _Paths, open_image
 from dls.fuse.pack import Options, pack
 from dls.logistics.errors import DlsError
 
@@ -74,3 +78,88 @@ def test_samples_go_to_other_processes(files: Files, tmp_path: Path) -> None:
         finally:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
+
+
+# ------------------------------------------------------------------------------------------------- without copies
+
+
+@pytest.mark.spec("IMAGE-13")
+def test_views_are_the_bytes_and_no_copies(files: Files, tmp_path: Path) -> None:
+    rng = random.Random(10)
+    mapped = 0
+    for n in range(20):
+        want = (tmp_path / f"tree/a/{n:02}.bin").read_bytes()
+        for _ in range(20):
+            start, stop = sorted((rng.randrange(len(want) + 2), rng.randrange(len(want) + 2)))
+            assert files.view(f"a/{n:02}.bin", start, stop) == want[start:stop]
+        whole = files.view(f"a/{n:02}.bin")
+        assert whole == want
+        assert whole.readonly
+        mapped += isinstance(whole.obj, mmap.mmap)
+    assert mapped >= 18  # noise is stored as it is, whether it shares a block or has several of its own
+    assert files.view("note.txt") == b"one\ntwo\n"
+
+
+@pytest.mark.spec("IMAGE-13", "IMAGE-9")
+def test_a_view_of_damaged_bytes_is_refused(files: Files, tmp_path: Path) -> None:
+    data = bytearray((tmp_path / "i.sqfs").read_bytes())
+    data[data.index((tmp_path / "tree/a/15.bin").read_bytes()[200_000:200_100])] ^= 1
+    (tmp_path / "bad.sqfs").write_bytes(data)
+    with open_image(str(tmp_path / "bad.sqfs")) as bad:
+        with pytest.raises(DlsError) as told:
+            bad.view("a/15.bin")
+        assert told.value.code == "bad-image"
+        assert bad.view("a/15.bin", 0, 1000) == (tmp_path / "tree/a/15.bin").read_bytes()[:1000]
+    with open(tmp_path / "i.sqfs", "r+b") as out:
+        out.write(bytes(10))
+    with pytest.raises(DlsError) as told:
+        files.view("a/15.bin")
+    assert told.value.code == "source-changed"
+
+
+# ------------------------------------------------------------------------------------------------------ a loader
+
+
+def _batches(dataset: Samples, numbers: list[list[int]], out: Any) -> None:
+    """What a worker of a data loader does: batches of numbers in, samples out."""
+    for some in numbers:
+        out.put((some, [(name, hashlib.sha256(body).hexdigest()) for name, body in dataset.__getitems__(some)]))
+
+
+@pytest.mark.spec("IMAGE-13")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("opened", [True, False])
+def test_as_a_dataset_of_a_loader_with_workers(files: Files, tmp_path: Path, start: str, opened: bool) -> None:
+    """A stand-in for torch's DataLoader, which is too large to install here: the same protocol (`__len__`,
+    `__getitem__`, `__getitems__`), the data set handed to each worker by the same ways, shuffled, several epochs."""
+    samples = files.samples(lambda name: name.endswith(".bin"))
+    if not opened:
+        files.close()
+    context: Any = multiprocessing.get_context(start)
+    rng = random.Random(4)
+    for _ in range(2):
+        order = rng.sample(range(len(samples)), len(samples))
+        batches = [order[at : at + 3] for at in range(0, len(order), 3)]
+        queue = context.Queue()
+        workers = [context.Process(target=_batches, args=(samples, batches[n::3], queue)) for n in range(3)]
+        for worker in workers:
+            worker.start()
+        found = {tuple(some): rows for some, rows in (queue.get(timeout=60) for _ in batches)}
+        for worker in workers:
+            worker.join(20)
+            assert worker.exitcode == 0
+        assert sorted(found) == sorted(map(tuple, batches))
+        for some, rows in found.items():
+            for number, (name, digest) in zip(some, rows, strict=True):
+                assert name == f"a/{number:02}.bin"
+                assert digest == hashlib.sha256((tmp_path / "tree" / name).read_bytes()).hexdigest()
+
+
+@pytest.mark.spec("IMAGE-13")
+def test_many_names_are_few_objects(files: Files) -> None:
+    samples = Samples(files, _Paths(b"folder/%07d" % n for n in range(100_000)))
+    assert len(samples) == 100_000
+    assert len(pickle.dumps(samples)) < 100_000 * 30
+    assert samples.names[-1] == "folder/0099999"
+    with pytest.raises(IndexError):
+        samples[100_000]

@@ -4,20 +4,23 @@
     tree = open_image("tiles.sqfs")            # or s3://…, https://…
     tree.listdir("2024"); tree.read("2024/a.tif"); tree.open("2024/a.tif").seek(10)
     samples = tree.samples(lambda name: name.endswith(".tif"))   # len, [i]: for a PyTorch DataLoader, for instance
+    tree.view("2024/a.tif")                    # a memoryview; without a copy where the image stores it as it is
 
-What is opened may be pickled: the other process opens the image for itself.
+What is opened may be pickled, or be there when a process forks: the other process opens the image for itself.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from dls.fuse.layers import open_stack
 from dls.fuse.tree import Tree
+from dls.fuse.views import Views
 from dls.logistics.entry import FILE
 from dls.logistics.errors import Conflict
 
@@ -80,6 +83,7 @@ class Files:
     def __init__(self, url: str, **options: Any) -> None:
         self.url, self._options = url, options
         self._image: Tree | None = None
+        self._views: Views | None = None
         self._owner = 0
 
     @property
@@ -87,10 +91,11 @@ class Files:
         """The image, opened by this process."""
         if self._image is None or self._owner != os.getpid():
             self._image, self._owner = open_stack(self.url, **self._options), os.getpid()
+            self._views = None
         return self._image
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "_options": self._options, "_image": None, "_owner": 0}
+        return {"url": self.url, "_options": self._options, "_image": None, "_views": None, "_owner": 0}
 
     def listdir(self, path: str = "") -> list[str]:
         """The names in a folder."""
@@ -105,6 +110,15 @@ class Files:
         """The bytes `start … stop-1` of a file."""
         return self.image.read(self._file(path), start, stop)
 
+    def view(self, path: str, start: int = 0, stop: int | None = None) -> memoryview:
+        """The same, without a copy where they are stored as they are in a file of this machine (`dls.fuse.views`)."""
+        image, attr = self.image, self._file(path)
+        if self._views is None:
+            self._views = Views(image)
+        stop = attr.size if stop is None else stop
+        found = self._views.view(attr, start, stop)
+        return memoryview(image.read(attr, start, stop)) if found is None else found
+
     def open(self, path: str) -> io.BufferedReader:
         """A file to read and seek in."""
         return io.BufferedReader(ImageFile(self.image, self._file(path), path), 128 << 10)
@@ -116,8 +130,8 @@ class Files:
 
     def samples(self, wanted: Callable[[str], bool] = lambda name: True) -> Samples:
         """The files whose names are wanted, in order of names."""
-        names = [os.fsdecode(entry.path) for entry in self.image.manifest if entry.kind == FILE]
-        return Samples(self, [name for name in names if wanted(name)])
+        paths = (entry.path for entry in self.image.manifest if entry.kind == FILE)
+        return Samples(self, _Paths(path for path in paths if wanted(os.fsdecode(path))))
 
     def _file(self, path: str) -> Attr:
         attr = self.image.find(os.fsencode(path))
@@ -127,7 +141,7 @@ class Files:
 
     def close(self) -> None:
         """Let go of the image."""
-        image, self._image = self._image, None
+        image, self._image, self._views = self._image, None, None
         if image is not None:
             image.close()
 
@@ -140,20 +154,51 @@ class Files:
         self.close()
 
 
-class Samples(Sequence[tuple[str, bytes]]):
-    """Files by number: (name, bytes)."""
+class _Paths(Sequence[bytes]):
+    """Many paths in two arrays: nothing to count references of, which would copy the memory of every worker."""
 
-    def __init__(self, files: Files, names: list[str]) -> None:
-        self.files, self.names = files, names
+    def __init__(self, paths: Iterable[bytes]) -> None:
+        self._bytes, self._ends = bytearray(), array("Q", [0])
+        for path in paths:
+            self._bytes += path
+            self._ends.append(len(self._bytes))
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self._ends) - 1
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return _Paths(self[k] for k in range(*i.indices(len(self))))
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"there are {len(self)} files, number {i} is none of them")
+        i %= len(self)
+        return bytes(self._bytes[self._ends[i] : self._ends[i + 1]])
+
+
+class Samples(Sequence[tuple[str, bytes]]):
+    """Files by number: (name, bytes).  A map-style dataset: workers get it by fork or by pickle, 30 bytes a name."""
+
+    def __init__(self, files: Files, paths: Sequence[bytes]) -> None:
+        self.files, self._paths = files, paths
+
+    @property
+    def names(self) -> list[str]:
+        """All names."""
+        return [os.fsdecode(path) for path in self._paths]
+
+    def __len__(self) -> int:
+        return len(self._paths)
 
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
-        name = self.names[i]
+        name = os.fsdecode(self._paths[i])
         return name, self.files.read(name)
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[tuple[str, bytes]]:
+        """A batch, in the order asked for; read in the order in which it lies: shared blocks are decoded once."""
+        found = {i: self[i] for i in sorted(set(numbers))}
+        return [found[i] for i in numbers]
 
 
 def open_image(url: str, **options: Any) -> Files:
