@@ -40,6 +40,7 @@ EMPTY_NAMES = {"base", "common", "core", "default", "helper", "helpers", "manage
 FOREIGN = {
     "blake3": ["dls.logistics.digest"],
     "click": ["dls.cli", "dls.cli.*"],
+    "coverage": ["dls.logistics.testing.touched"],
     "fsspec": ["dls.fuse.filesystem"],
     "hypothesis": ["dls.*.testing", "dls.*.testing.*"],
     "psycopg": ["dls.logistics.database_postgres"],
