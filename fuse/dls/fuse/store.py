@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from dls.fuse import records, remote
+from dls.fuse import layers, records, remote
 from dls.fuse.image import open_image
 from dls.fuse.records import NO_TAIL, Attr
 from dls.fuse.source import Item as Packable
@@ -303,9 +303,9 @@ def open_image_store(above: Store, key: bytes, **options: object) -> ImageStore:
     address = urls.parse(above.url).below(key)
     found = above.stat(key)
     if address.scheme == "file":
-        tree = open_image(os.fsdecode(b"/" + address.path))
+        tree = layers.whole(open_image(os.fsdecode(b"/" + address.path)))
     else:
-        tree = remote.open_remote(above, key, **options)  # type: ignore[arg-type]
+        tree = layers.whole(remote.open_remote(above, key, **options))  # type: ignore[arg-type]
     if above.stamps([key]) != [found.stamp]:
         tree.close()
         raise Conflict(
