@@ -6,19 +6,20 @@ open_beside(["tiles.sqfs", "masks=s3://bucket/2024/v3.sqfs"])      # folders `ti
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from operator import itemgetter
 from typing import Final
 
 from dls.fuse import records
 from dls.fuse.joined import Joined
-from dls.fuse.layers import ENDINGS, open_stack, split
+from dls.fuse.layers import ENDINGS, split
 from dls.fuse.listings import BLOCK, PLACES, Block, named, shift
 from dls.fuse.records import Attr
 from dls.fuse.tree import Tree
 from dls.logistics import digest as digests
 from dls.logistics import names
+from dls.logistics import url as urls
 from dls.logistics.entry import FILE, FOLDER, NO_TIME, Entry
 from dls.logistics.errors import Conflict, Invalid
 
@@ -97,28 +98,34 @@ def _below(name: bytes, tree: Tree) -> Iterator[tuple[bytes, Entry]]:
 def named_of(text: str) -> tuple[bytes, str]:
     """The name and the image in `name=image`, or in an image alone: then its own name without the ending."""
     name, sign, image = text.partition("=")
-    if sign and "/" not in name and not os.path.lexists(text):
-        found = os.fsencode(name)
-        if b"/" in found or not found:
-            raise Invalid(f"{text!r}: a name is wanted before the sign =", code="bad-usage", remedy="NAME=IMAGE")
-        return names.check(found), image
+    if sign and not os.path.lexists(text) and "/" not in name and ":" not in name:
+        return _checked(os.fsencode(name), text), image
+    if urls.is_dataset(text):
+        return os.fsencode(urls.dataset(text).name), text
     highest = split(text)[-1]
     last = highest.rstrip("/").rpartition("/")[2]
     found = names.read(last) if "://" in highest else os.fsencode(last)
     for ending in ENDINGS:
         found = found.removesuffix(ending.encode())
-    return names.check(found), text
+    return _checked(found, text), text
 
 
-def open_beside(texts: Sequence[str], cache_folder: str = "", cache_bytes: int = 0) -> Tree:
-    """Images and stacks side by side, under their names."""
-    opened: list[tuple[bytes, Tree]] = []
+def _checked(name: bytes, text: str) -> bytes:
+    if not name or name in (b".", b"..") or names.is_hidden(name):
+        raise Invalid(
+            f"{text!r} cannot be shown under the name {names.show(name)!r}", code="bad-name", remedy="write NAME=IMAGE"
+        )
+    return name
+
+
+def open_beside(named_openers: Sequence[tuple[bytes, Callable[[], Tree]]]) -> Tree:
+    """Whatever each opens, side by side, under its name."""
+    found: list[tuple[bytes, Tree]] = []
     try:
-        for text in texts:
-            name, image = named_of(text)
-            opened.append((name, open_stack(image, cache_folder, cache_bytes)))
-        return Beside(", ".join(texts), opened)
+        for name, opener in named_openers:
+            found.append((name, opener()))
+        return Beside(", ".join(tree.name for _, tree in found), found)
     except BaseException:
-        for _, tree in opened:
+        for _, tree in found:
             tree.close()
         raise

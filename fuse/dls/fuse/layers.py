@@ -10,7 +10,7 @@ how it was made.  Each is known by the digests of its content, of its superblock
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from dls.fuse.image import Image
@@ -77,33 +77,78 @@ def open_stack(text: str, cache_folder: str = "", cache_bytes: int = 0) -> Tree:
     return images[0] if len(images) == 1 else Union(text, images)
 
 
+def whole(image: Image, **options: Any) -> Tree:
+    """An image that is open, with what it lies on; both are closed where that is not there."""
+    try:
+        under = _under(image, image.name, options)
+    except BaseException:
+        image.close()
+        raise
+    return Union(image.name, [*under, image]) if under else image
+
+
 def opened(urls: Sequence[str], **options: Any) -> list[Image]:
     """The images of a stack, the lowest first; those that the first one lies on are found by themselves."""
-    stack: list[tuple[Image, Below]] = []
+    stack: list[Image] = []
     try:
         for url in urls:
             image = _image(url, options)
-            wanted = below(image)
-            if not stack:
-                for one in reversed(wanted):
-                    under = _found(url, one, options)
-                    stack.append((under, one))
-            elif wanted:
-                _check(url, wanted, [known for _, known in reversed(stack)])
-            stack.append((image, Below.of(image, url)))
+            stack.append(image)
+            if len(stack) == 1:
+                stack[:0] = _under(image, url, options)
+            else:
+                _check(image, [Below.of(one, one.name) for one in reversed(stack[:-1])])
     except BaseException:
-        for image, _ in stack:
-            image.close()
+        _close(stack)
         raise
-    return [image for image, _ in stack]
+    return stack
+
+
+def _under(image: Image, url: str, options: dict[str, Any]) -> list[Image]:
+    """The images that a layer lies on, the lowest first."""
+    found: list[Image] = []
+    try:
+        for one in below(image):
+            found.insert(0, _found(url, one, options))
+    except BaseException:
+        _close(found)
+        raise
+    return found
+
+
+def _close(images: Sequence[Image]) -> None:
+    for image in images:
+        image.close()
+
+
+def open_over(openers: Sequence[Callable[[], Tree]]) -> Tree:
+    """Images of their own on top of one another, the first one highest."""
+    found: list[Tree] = []
+    try:
+        for opener in openers:
+            tree = opener()
+            found.append(tree)
+            if not isinstance(tree, Image):
+                raise Unsupported(
+                    f"{tree.name} is no single image: it cannot be laid over others",
+                    code="no-stack",
+                    store=tree.name,
+                    remedy="make one image of it (dls compact, dls pack), or leave out --union",
+                )
+        return Union(" over ".join(tree.name for tree in found), found[::-1])
+    except BaseException:
+        for tree in found:
+            tree.close()
+        raise
 
 
 def _image(url: str, options: dict[str, Any]) -> Image:
     found = open_at(url, **options)
     if not isinstance(found, Image):
         raise Unsupported(
-            f"{url} is no image of ours: it cannot lie in a stack", code="no-stack", remedy="pack it: dls pack"
-        )
+            f"{url} is no image of ours: it cannot lie in a stack", code="no-stack", store=url,
+            remedy="make one of it: dls pack",
+        )  # fmt: skip
     return found
 
 
@@ -132,19 +177,23 @@ def _places(layer: str, name: str) -> list[str]:
     last = name.rpartition("/")[2]
     if "://" in layer:
         shown = last if "://" in name else names.show(os.fsencode(last))
-        places = [name] if "://" in name else []
-        return [*places, layer.rpartition("/")[0] + "/" + shown]
+        beside = layer.rpartition("/")[0] + "/" + shown
+        return [beside, name] if "://" in name else [beside]
     plain = os.fsdecode(names.read(last)) if "://" in name else last
     folder = os.path.dirname(layer)
-    return [name if "://" in name else os.path.join(folder, name), os.path.join(folder, plain)]
+    beside = os.path.join(folder, plain)
+    return [beside, name] if "://" in name else [os.path.join(folder, name), beside]
 
 
-def _check(layer: str, wanted: Sequence[Below], stack: Sequence[Below]) -> None:
-    """Both nearest first: a layer given by hand lies on just what it was made over."""
-    if len(wanted) == len(stack) and all(want.same(have) for want, have in zip(wanted, stack, strict=True)):
-        return
-    said, given = (", then ".join(one.name for one in row) for row in (wanted, stack))
-    raise _other(layer, said, f"what is given below it is {given}")
+def _check(image: Image, stack: Sequence[Below]) -> None:
+    """Both nearest first: a layer given by hand lies on just what it was made over, and no image on itself."""
+    wanted, own = below(image), Below.of(image, "")
+    if any(own.same(one) for one in stack):
+        raise _other(image.name, "what it lies on", "it is given twice")
+    fits = len(wanted) == len(stack) and all(want.same(have) for want, have in zip(wanted, stack, strict=True))
+    if wanted and not fits:
+        said, given = (", then ".join(one.name for one in row) for row in (wanted, stack))
+        raise _other(image.name, said, f"what is given below it is {given}")
 
 
 def _other(layer: str, wanted: str, given: str) -> Conflict:

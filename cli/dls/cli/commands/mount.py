@@ -6,7 +6,7 @@ import os
 import time
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -18,12 +18,18 @@ from dls.logistics import digest as digests
 from dls.logistics import url
 from dls.logistics.duration import read_duration, read_size
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dls.fuse.tree import Tree
+
 
 @verb("mount")
-@click.argument("image", metavar="IMAGE|SCOPE:NAME[@VERSION]")
+@click.argument("images", metavar="IMAGE|SCOPE:NAME[@VERSION]...", nargs=-1, required=True)
 @click.argument("folder", metavar="FOLDER")
 @click.option("--foreground", "-f", is_flag=True, help="Serve until it is unmounted; messages to standard error.")
 @click.option("--allow-other", is_flag=True, help="Other users may look too, as far as modes and owners let them.")
+@click.option("--union", is_flag=True, help="Several images as one tree, the first one on top.")
 @click.option("--servers", type=click.IntRange(1, 64), default=1, help="Processes that answer.")
 @click.option(
     "--cache", default="", metavar="PATH", help="Where pieces of remote images are kept; shared by all mounts."
@@ -32,10 +38,11 @@ from dls.logistics.duration import read_duration, read_size
 @click.option("--idle-timeout", default="", metavar="PT10M", help="Unmount once nobody used it for so long.")
 def mount(
     front: Front,
-    image: str,
+    images: tuple[str, ...],
     folder: str,
     foreground: bool,
     allow_other: bool,
+    union: bool,
     servers: int,
     cache: str,
     cache_size: str,
@@ -45,6 +52,9 @@ def mount(
 
     IMAGE is a file, or an address (s3://…, https://…): then only what is read is fetched.  Of a dataset the best copy
     is mounted: an image of this machine, one elsewhere, else its files as they lie.
+
+    A layer (dls layer) finds what it lies on beside it; BASE.sqfs+LAYER.sqfs names all, the lowest first.  Several
+    IMAGEs are shown side by side, each in a folder of its own: NAME=IMAGE, or the name of the image.
     """
     needs()
     from dls.fuse import mounting
@@ -56,15 +66,7 @@ def mount(
         "cache_folder": cache or str(front.folder / "cache" / "images"),
         "cache_bytes": read_size(cache_size),
     }
-    dataset = ""
-    if url.is_dataset(image):
-        from dls.cli import views
-
-        view = views.best(front, image, kept)
-        name, opener, dataset = view.name, view.opener, view.dataset
-    else:
-        name = image if "://" in image else os.path.abspath(image)  # noqa: PTH100
-        opener = partial(opened, name, **kept)
+    name, opener, dataset = _shown(front, images, union, kept)
     started = time.monotonic()
     if foreground:
         with opener():
@@ -78,6 +80,41 @@ def mount(
     took = time.monotonic() - started
     what = f"{dataset} ({place(name)})" if dataset else place(name)
     front.out.result({**facts, "seconds": round(took, 3)}, folder, [f"{what} is mounted on {place(folder)}"])
+
+
+class _Shown(NamedTuple):
+    """What is mounted: how it is called, how a process opens it, which dataset it is."""
+
+    name: str
+    opener: Callable[[], Tree]
+    dataset: str = ""
+
+
+def _shown(front: Front, images: Sequence[str], union: bool, kept: dict[str, Any]) -> _Shown:
+    """One image, several on top of one another, or several side by side."""
+    from dls.fuse import beside, layers
+
+    if union:
+        shown = [_one(front, image, kept) for image in images]
+        return _Shown(" over ".join(one.name for one in shown), partial(layers.open_over, [s.opener for s in shown]))
+    named = [beside.named_of(image) for image in images]
+    if [image for _, image in named] == [images[0]]:
+        return _one(front, images[0], kept)
+    pairs = [(name, _one(front, image, kept)) for name, image in named]
+    openers = [(name, one.opener) for name, one in pairs]
+    return _Shown(", ".join(one.name for _, one in pairs), partial(beside.open_beside, openers))
+
+
+def _one(front: Front, image: str, kept: dict[str, Any]) -> _Shown:
+    if url.is_dataset(image):
+        from dls.cli import views
+
+        view = views.best(front, image, kept)
+        return _Shown(view.name, view.opener, view.dataset)
+    from dls.fuse.layers import absolute
+
+    name = absolute(image)
+    return _Shown(name, partial(opened, name, **kept))
 
 
 def _log(front: Front, folder: str) -> str:
