@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from components import trees
 from components.loopdisk import loop_disk
 from dls.fuse import source, spool
+from dls.fuse.blocks import Form
 from dls.fuse.image import open_image
 from dls.fuse.pack import Options, pack
 from dls.fuse.unpack import unpack
-from dls.fuse.blocks import Form
 from dls.logistics import segment
 from dls.logistics.errors import Conflict, Corrupt, Denied, DlsError, Exists, Invalid, Unavailable
 from dls.logistics.stores.posix import PosixStore

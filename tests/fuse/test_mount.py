@@ -267,9 +267,24 @@ def test_a_dead_mount_is_replaced(image: str, tmp_path: Path) -> None:
     os.close(fd)  # nobody will ever answer
     with pytest.raises(OSError, match="not connected"):
         os.listdir(found)
-    assert [one.alive for one in mounting.mounted() if one.folder == str(found)] == [False]
+    assert [one.state() for one in mounting.mounted() if one.folder == str(found)] == ["dead"]
     with ours(image, found):
         assert "a-b" in os.listdir(found)
+
+
+@pytest.mark.spec("MOUNT-4")
+def test_a_silent_mount_holds_nobody_up(image: str, tmp_path: Path) -> None:
+    found = tmp_path / "m"
+    found.mkdir()
+    fd = mounting.mount(image, str(found))  # somebody could answer, and does not
+    try:
+        assert [one.state() for one in mounting.mounted() if one.folder == str(found)] == ["silent"]
+        with pytest.raises(Exists):
+            mounting.mount(image, str(found))
+    finally:
+        mounting.unmount(str(found), lazy=True)
+        os.close(fd)
+    assert gone(found)
 
 
 @pytest.mark.spec("MOUNT-5")

@@ -10,8 +10,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
-from dls.fuse.origin import Description
 from dls.fuse.blocks import Form
+from dls.fuse.origin import Description
 from dls.fuse.work import Worker
 from dls.logistics.errors import Unavailable
 

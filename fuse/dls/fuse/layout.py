@@ -10,11 +10,11 @@ from heapq import merge
 from typing import Any, Final, NamedTuple
 
 from dls.fuse import records, squashfs
+from dls.fuse.blocks import Form
 from dls.fuse.codec import Packer, sum_of
 from dls.fuse.index import EXTENT, Names, frame_packer
 from dls.fuse.source import Item
 from dls.fuse.spool import Rows, Spool
-from dls.fuse.blocks import Form
 from dls.logistics import names
 from dls.logistics.errors import Unsupported
 

@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from dls.fuse.mounts import SUBTYPE, on_top, real, unmount_device
+from dls.fuse.mounts import DEAD, SUBTYPE, on_top, real, unmount_device
 from dls.fuse.mounts import Mounted as Mounted  # what else there is to say of mounts: looked for here
 from dls.fuse.mounts import mounted as mounted
 from dls.fuse.mounts import unmount as unmount
@@ -67,7 +67,7 @@ def mount(image: str, folder: str, options: MountOptions = MountOptions()) -> in
 def _check_folder(folder: str) -> None:
     taken = on_top(folder)
     if taken is not None:
-        if taken.alive:
+        if taken.state() != DEAD:
             raise Exists(
                 f"{taken.image} is mounted on {folder} already",
                 code="mounted-already", store=folder, remedy="dls umount it first, or choose another folder",

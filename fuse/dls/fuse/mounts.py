@@ -7,12 +7,16 @@ import errno
 import os
 import shutil
 import subprocess
+import threading
 from typing import Final, NamedTuple
 
 from dls.logistics.errors import Conflict, NotFound, Unavailable
 from dls.logistics.stores.posix_errors import ours
 
 SUBTYPE: Final = "dls"
+ANSWERS, SILENT, DEAD = "answers", "silent", "dead"
+_PATIENCE_S: Final = 2.0
+"""How long a mount is given to answer who looks at it."""
 _MNT_DETACH: Final = 2
 _LINKS: Final = 40
 """Links on the way to a folder, as many as the kernel follows."""
@@ -28,14 +32,22 @@ class Mounted(NamedTuple):
     device: str = ""
     """Of this mount and no other, as long as it is there."""
 
-    @property
-    def alive(self) -> bool:
-        """Whether somebody answers; the kernel knows the root by heart, so this does not wait for a slow one."""
-        try:
-            os.stat(self.folder)
-        except OSError as exc:
-            return exc.errno != errno.ENOTCONN
-        return True
+    def state(self) -> str:
+        """ANSWERS; DEAD where nobody ever will; SILENT where nobody does now (the store of a remote image, maybe)."""
+        heard = list[str]()
+
+        def ask() -> None:
+            try:
+                os.stat(self.folder)
+            except OSError as exc:
+                heard.append(DEAD if exc.errno == errno.ENOTCONN else ANSWERS)
+            else:
+                heard.append(ANSWERS)
+
+        asking = threading.Thread(target=ask, name="dls-mount-ask", daemon=True)
+        asking.start()
+        asking.join(_PATIENCE_S)
+        return heard[0] if heard else SILENT
 
 
 def mounted() -> list[Mounted]:

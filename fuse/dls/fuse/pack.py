@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from dls.fuse import leftovers, squashfs
+from dls.fuse.blocks import Form
 from dls.fuse.codec import sum_of
 from dls.fuse.image import open_image
 from dls.fuse.index import BYTES, EXTENT, PAGE, Header, Index, Out, mapped
@@ -25,7 +26,6 @@ from dls.fuse.origin import FolderOrigin, Origin
 from dls.fuse.road import Road, hands_for
 from dls.fuse.source import Attributes, Item, all_attributes, no_attributes, user_attributes
 from dls.fuse.spool import Spool
-from dls.fuse.blocks import Form
 from dls.logistics import digest as digests
 from dls.logistics.errors import Corrupt, Exists, Invalid
 from dls.logistics.manifest import Manifest, SegmentRef

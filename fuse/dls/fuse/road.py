@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dls.fuse import records, squashfs
+from dls.fuse.blocks import ROW, Form, Packed
 from dls.fuse.hands import Hand, Inline, Process, heard
 from dls.fuse.index import BYTES, EXTENT, PARTS
 from dls.fuse.layout import NOWHERE, Layout, Place
@@ -21,7 +22,6 @@ from dls.fuse.origin import Description, File, Reader, opened
 from dls.fuse.seen import Seen
 from dls.fuse.source import Item
 from dls.fuse.spool import Spool
-from dls.fuse.blocks import ROW, Form, Packed
 from dls.fuse.work import Worker, untold
 from dls.logistics import digest as digests
 from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry
