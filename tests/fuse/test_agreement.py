@@ -261,7 +261,7 @@ def _plant(root: bytes, tree: object, files: list[bytes]) -> None:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.spec("IMAGE-1", "IMAGE-2", "MOUNT-2")
-@settings(max_examples=60 if os.environ.get("DLS_FAULTS") == "full" else 5)
+@settings(max_examples=60 if os.environ.get("DLS_FAULTS") == "full" else 20)
 @given(tree=_tree, form=st.sampled_from([Form(), Form(4096, 100, 500), Form(1 << 20, 4096, 64 << 10)]))
 def test_any_tree(tree: object, form: Form, tmp_path_factory: pytest.TempPathFactory) -> None:
     work = opened_for_all(tmp_path_factory.mktemp("any"))
