@@ -26,6 +26,9 @@ def files(tmp_path: Path) -> Files:
     rng = random.Random(8)
     for n in range(20):
         (root / "a" / f"{n:02}.bin").write_bytes(rng.randbytes(n * 20_000))
+    for n in range(5):
+        (root / "small" / f"{n}").parent.mkdir(exist_ok=True)
+        (root / "small" / f"{n}").write_bytes(rng.randbytes(n * 3000))
     (root / "note.txt").write_text("one\ntwo\n")
     os.symlink("note.txt", root / "link")
     pack(str(root), str(tmp_path / "i.sqfs"), Options(workers=0))
@@ -35,7 +38,7 @@ def files(tmp_path: Path) -> Files:
 @pytest.mark.spec("IMAGE-13")
 def test_names_and_bytes(files: Files, tmp_path: Path) -> None:
     with files:
-        assert files.listdir() == sorted(["a", "link", "note.txt"])
+        assert files.listdir() == sorted(["a", "link", "note.txt", "small"])
         assert files.stat("a/03.bin").size == 60_000
         assert files.read("a/05.bin", 10, 99_999) == (tmp_path / "tree/a/05.bin").read_bytes()[10:99_999]
         assert dict(files.walk())["note.txt"].size == 8
@@ -98,6 +101,11 @@ def test_views_are_the_bytes_and_no_copies(files: Files, tmp_path: Path) -> None
         mapped += isinstance(whole.obj, mmap.mmap)
     assert mapped >= 18  # noise is stored as it is, whether it shares a block or has several of its own
     assert files.view("note.txt") == b"one\ntwo\n"
+    for n in range(5):
+        want = (tmp_path / f"tree/small/{n}").read_bytes()
+        assert files.view(f"small/{n}") == want
+        assert files.view(f"small/{n}", 10, 2000) == want[10:2000]
+        assert not n or isinstance(files.view(f"small/{n}").obj, mmap.mmap)
 
 
 @pytest.mark.spec("IMAGE-13", "IMAGE-9")

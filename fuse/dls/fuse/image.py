@@ -168,7 +168,7 @@ class Image(Tree):
 
     # --------------------------------------------------------------------------------------------- names
 
-    def _folder(self, node: int) -> tuple[int, int, int]:
+    def _listed(self, node: int) -> tuple[int, int, int]:
         """(inode number, first position of the listing, where it ends) of a folder."""
         above = self.attr(node)
         start = above.a << 3
@@ -180,7 +180,7 @@ class Image(Tree):
 
     def _position(self, folder: int, name: bytes) -> int:
         """Where the record of a name in a folder is, -1 where there is none."""
-        ino, start, stop = self._folders.get(folder) or self._folder(folder)
+        ino, start, stop = self._folders.get(folder) or self._listed(folder)
         hashed = crc32(name, ino) * SPREAD & WIDE
         mark, word, mask = hashed >> 40, self._word, self._mask
         at, want = hashed >> 20 & mask, len(name)
@@ -336,7 +336,7 @@ class Image(Tree):
         raw, size = size & RAW, size & BYTES
         if not size:
             return bytes(plain)
-        if size > max(plain, self.block) or at + size > self.size:  # what does not shrink is stored as it is
+        if size > max(plain, self.block) or at + size > self.source.size:  # what does not shrink is stored as it is
             raise damaged("a block is larger than blocks are, or lies outside")
         data = self._checked(at, size, check)
         return data if raw else self._unpacker.one(data, max(plain, self.block))
@@ -360,6 +360,8 @@ class Image(Tree):
             return None
         at += inside & INSIDE
         length = (inside >> INSIDE_AT) + 1
+        if at + length + PART_HEAD > self.source.size:
+            raise damaged("a part lies outside")
         if stored & RAW:
             data = self._checked(at, length, check)
         else:

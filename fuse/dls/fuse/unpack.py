@@ -95,6 +95,8 @@ class _Writing:
     def _link(self, entry: Entry) -> None:
         path = self._root + b"/" + names.check(entry.path)
         attr = self._image.find(entry.path)
+        if not entry.target or b"\0" in entry.target:
+            raise _differs(entry)
         os.symlink(entry.target, path)
         self._dress(path, attr)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import mmap
 from typing import Any
 
+from dls.fuse.blocks import INSIDE, INSIDE_AT
 from dls.fuse.codec import sum_of
 from dls.fuse.image import Image, LocalFile
-from dls.fuse.index import RAW
+from dls.fuse.index import BYTES, PARTS, RAW
 from dls.fuse.records import NO_TAIL, Attr
 from dls.fuse.tree import Tree
 
@@ -28,23 +29,22 @@ class Views:
         image, stop = self._image, min(stop, attr.size)
         if image is None or start >= stop:
             return None
-        block, own = image.block, attr.size if attr.b == NO_TAIL else attr.size // image.block * image.block
-        if start < own < stop:
-            return None  # in two places
-        numbers = range(attr.a + start // block, attr.a + (stop - 1) // block + 1) if stop <= own else (attr.b,)
-        rows = [image.index.blocks[number] for number in numbers]
-        if not _in_a_row(rows, image.size):
-            return None
         image.source.at(0, 0)  # told if it was written to
         whole = self._mapped(image)
-        for at, stored, check in rows:
-            if sum_of(whole[at : at + (stored & ~RAW)]) != check:
-                return None  # whoever reads it in the usual way is told what is wrong
-        inside = start - start // block * block if stop <= own else attr.c + start - own
-        first = rows[0][0] + inside
-        if first + stop - start > rows[-1][0] + (rows[-1][1] & ~RAW):
-            return None
-        return whole[first : first + stop - start]
+        block, own = image.block, attr.size if attr.b == NO_TAIL else attr.size // image.block * image.block
+        if start >= own:
+            return _shared(image, whole, attr, start - own, stop - own)
+        if stop > own:
+            return None  # in two places
+        rows = [image.index.blocks[n] for n in range(attr.a + start // block, attr.a + (stop - 1) // block + 1)]
+        at = rows[0][0]
+        for where, stored, check in rows:
+            size = stored & BYTES
+            if not stored & RAW or where != at or sum_of(whole[at : at + size]) != check:
+                return None  # whoever reads it in the usual way is told if something is wrong
+            at += size
+        first = rows[0][0] + start % block
+        return whole[first : first + stop - start] if first + stop - start <= at else None
 
     def _mapped(self, image: Image) -> memoryview:
         if self._map is None:
@@ -53,11 +53,16 @@ class Views:
         return self._map
 
 
-def _in_a_row(rows: list[tuple[int, ...]], size: int) -> bool:
-    """Whether blocks are stored as they are, one behind the other."""
-    at = rows[0][0]
-    for where, stored, _ in rows:
-        if not stored & RAW or where != at:
-            return False
-        at += stored & ~RAW
-    return at <= size
+def _shared(image: Image, whole: memoryview, attr: Attr, start: int, stop: int) -> memoryview | None:
+    """Of a file that is in a block with others."""
+    at, stored, check = image.index.blocks[attr.b]
+    if not stored & RAW:
+        return None
+    if stored & PARTS:
+        at, size, check = at + (attr.c & INSIDE), (attr.c >> INSIDE_AT) + 1, attr.a
+        inside = 0
+    else:
+        size, inside = stored & BYTES, attr.c
+    if inside + stop > size or sum_of(whole[at : at + size]) != check:
+        return None
+    return whole[at + inside + start : at + inside + stop]
