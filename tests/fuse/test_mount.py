@@ -309,7 +309,8 @@ def test_an_idle_mount_ends(image: str, tmp_path: Path) -> None:
         with open(tmp_path / "m" / "a-b", "rb"):
             time.sleep(1.5)
             assert not gone(tmp_path / "m")
-        wait_until(lambda: gone(tmp_path / "m"))
+        # Looking whether it is there keeps it no longer.
+        wait_until(lambda: all(one.state() for one in mounting.mounted()) and gone(tmp_path / "m"))
 
 
 def test_a_folder_that_is_not_there(image: str, tmp_path: Path) -> None:
@@ -612,3 +613,20 @@ def test_a_log_does_not_fill_the_disk(plain: str, tmp_path: Path, monkeypatch: p
     log = Path(f"{tmp_path / 'm'}.log").read_text()
     assert len(log) < 3000
     assert log.startswith("(earlier lines were left out)")
+
+
+@pytest.mark.spec("MOUNT-4")
+def test_a_mount_whose_processes_are_all_killed(plain: str, tmp_path: Path) -> None:
+    """Also where the kernel knows everything by heart that was ever asked."""
+    with ours(plain, tmp_path / "m") as keeper:
+        assert (tmp_path / "m" / "file").stat().st_size == 1 << 20
+        os.listdir(tmp_path / "m")
+        for process in (psutil.Process(keeper), *psutil.Process(keeper).children()):
+            process.suspend()
+        for pid in [keeper, *(one.pid for one in psutil.Process(keeper).children())]:
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(keeper, 0)
+        (found,) = [one for one in mounting.mounted() if one.folder == str(tmp_path / "m")]
+        wait_until(lambda: found.state() == "dead")
+        with ours(plain, tmp_path / "m"):
+            assert (tmp_path / "m" / "file").read_bytes() == (tmp_path / "plain" / "file").read_bytes()

@@ -8,7 +8,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -16,8 +16,10 @@ import pytest
 
 from components import tree as tree_of
 from components import trees
+from components.exchange import http_kind
 from components.loopdisk import loop_disk
 from components.nginx import HttpService, nginx
+from components.proxy import Proxy
 from components.s3_rclone import rclone_s3
 from dls.fuse import mounting, source
 from dls.fuse.cache import Cache
@@ -452,3 +454,50 @@ def test_read_from_s3(packed: bytes, tree: Path, tmp_path: Path) -> None:
             store.write(b"i.sqfs", [packed])
         with open_remote(S3Store(parse(f"s3://{bucket}/some"), keys), b"i.sqfs") as image:
             same(image, tree)
+
+
+@pytest.mark.service
+@pytest.mark.spec("IMAGE-12")
+def test_requests_through_a_mount(broad: tuple[Path, bytes], tmp_path: Path, rng: random.Random) -> None:
+    """What a far server is asked for, counted on the way: in order, by names, at random."""
+    root, whole = broad
+    with nginx(tmp_path / "nginx") as service, Proxy(service.endpoint, kind=http_kind) as proxy:
+        (service.root / "i.sqfs").write_bytes(whole)
+        proxy.delay = 0.005
+        folder = tmp_path / "m"
+        folder.mkdir()
+
+        def opener() -> Image:
+            return open_remote(HttpStore(parse(proxy.endpoint)), b"i.sqfs")
+
+        def counted(work: Callable[[], object]) -> tuple[int, int]:
+            keeper = mounting.in_background("far", opener, str(folder), mounting.MountOptions(), f"{folder}.log")
+            try:
+                assert proxy.counts().requests["GET"] < 10  # the index, and no data
+                proxy.reset()
+                work()
+                return proxy.counts().requests["GET"], proxy.counts().body_bytes
+            finally:
+                mounting.unmount(str(folder), lazy=True)
+                os.waitpid(keeper, 0)
+                proxy.reset()
+
+        def by_names() -> None:
+            for path in sorted((folder / "many").rglob("f*"))[:1000]:
+                assert path.read_bytes() == (root / path.relative_to(folder)).read_bytes()
+
+        def at_random() -> None:
+            with (folder / "large").open("rb", buffering=0) as file:
+                for _ in range(20):
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+                    os.pread(file.fileno(), 4096, rng.randrange(40 << 20))
+
+        requests, size = counted(lambda: (folder / "large").read_bytes() == (root / "large").read_bytes())
+        assert requests <= 40
+        assert size <= (40 << 20) + 36 * PIECE  # and what lies behind the file
+        requests, size = counted(by_names)
+        assert requests <= 16
+        assert size <= 9_000_000 + 36 * PIECE
+        requests, size = counted(at_random)
+        assert requests <= 26
+        assert size <= 26 * PIECE

@@ -93,7 +93,8 @@ class Server:
                 continue
             try:
                 _, opcode, unique, node, *_ = unpack_in(data)
-                seen()
+                if opcode != _STATFS:  # who asks whether a mount is there does not use it
+                    seen()
                 if opcode in _SILENT:
                     if opcode == _DESTROY:
                         return
