@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dls.logistics import digest as digests
-from dls.logistics import names, url
+from dls.logistics import url
 from dls.logistics.entry import FOLDER, Entry
 from dls.logistics.errors import Exists
 from dls.logistics.manifest import Manifest
@@ -23,6 +23,7 @@ from dls.logistics.transfer.listing import listed
 from dls.logistics.url import Url
 from dls.madpp import copying
 from dls.madpp.action import Context
+from dls.madpp.layout import image_wanted
 
 if TYPE_CHECKING:
     from dls.fuse.origin import Origin
@@ -78,53 +79,71 @@ def make(context: Context, origin: Origin, address: str, options: Options, accep
 def _beside(
     context: Context, origin: Origin, at: Url, store: Store, options: Options, accept: Callable[[Manifest], None]
 ) -> Made:
-    """In the folder where it shall be, under a hidden name."""
+    """In the folder where it shall be, under a hidden name; what a killed run leaves there the next one removes."""
+    from dls.fuse import leftovers
+
     above, leaf = at.parent
     folder = b"/" + above.path
-    hidden = names.HIDDEN + _id(at).encode() + b".sqfs"
+    hidden = leftovers.PREFIX + _id(at).encode()
     if above.path and not store.exists():
         parent, name = above.parent
         context.open_store(str(parent)).make([Entry(name, FOLDER)])
-    with _gone(Path(os.fsdecode(folder + b"/" + hidden))) as path:
-        made = _packed(context, origin, path, options, accept)
-        context.options.fence()
+
+    def show(path: Path) -> None:
         store.move([(hidden, leaf)], over=options.replace)
         if context.options.durability == "power":
             with context.progress.sync():
                 store.sync()
-    return made
+
+    with _gone(Path(os.fsdecode(folder + b"/" + hidden))) as path:
+        return _packed(context, origin, path, options, accept, show)
 
 
 def _sent(
     context: Context, origin: Origin, at: Url, store: Store, options: Options, accept: Callable[[Manifest], None]
 ) -> Made:
-    """Spooled here, then copied there like any file: by parts, hashed on the way, continued where it broke off."""
+    """Spooled here, then copied there like any file, hashed on the way.  Killed, it is packed and sent anew."""
     leaf = at.parent[1]
     folder = context.folder / f"{_id(at)}.image"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def show(path: Path) -> None:
+        source = PosixStore(folder)
+        wanted = replace(listed(source, context.folder, only=leaf), name=image_wanted(str(at)))
+        link = (f"file://{folder}", f"{at.scheme}://{at.place}")
+        may = copying.replacing(context.options, {leaf} if options.replace else ())
+        outcome = copying.copy(context, source, store, b"", wanted, link, may)
+        copying.failed(outcome.failures, f"sending {at}")
+
     try:
         with _gone(Path(folder, os.fsdecode(leaf))) as path:
-            made = _packed(context, origin, path, options, accept)
-            source = PosixStore(folder)
-            wanted = replace(listed(source, context.folder, only=leaf), name=f"image:{made.manifest.content.hex()}")
-            link = (f"file://{folder}", f"{at.scheme}://{at.place}")
-            may = copying.replacing(context.options, {leaf} if options.replace else ())
-            outcome = copying.copy(context, source, store, b"", wanted, link, may)
-            copying.failed(outcome.failures, f"sending {at}")
+            return _packed(context, origin, path, options, accept, show)
     finally:
         with suppress(OSError):
             folder.rmdir()
-    return made
 
 
-def _packed(context: Context, origin: Origin, path: Path, options: Options, accept: Callable[[Manifest], None]) -> Made:
+def _packed(
+    context: Context,
+    origin: Origin,
+    path: Path,
+    options: Options,
+    accept: Callable[[Manifest], None],
+    show: Callable[[Path], None],
+) -> Made:
+    """Pack, look at what came of it, and show it; nobody sweeps it away meanwhile."""
+    from dls.fuse import leftovers
     from dls.fuse.image import open_image as opened
     from dls.fuse.pack import pack
 
     context.progress.phase = "packing"
     result = pack(origin, str(path), options._replace(replace=True), context.progress, context.options.fence)
-    manifest = opened(str(path)).manifest  # what is mapped stays readable under any name
-    accept(manifest)
+    with path.open("rb") as mine:
+        leftovers.hold(mine.fileno())
+        manifest = opened(str(path)).manifest  # what is mapped stays readable under any name
+        accept(manifest)
+        context.options.fence()
+        show(path)
     return Made(manifest, result.bytes)
 
 

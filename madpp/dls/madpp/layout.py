@@ -104,9 +104,9 @@ def is_image(buffer: Buffer) -> bool:
     return what != buffer.label and " " not in what  # no id holds a blank; the label of an address does
 
 
-def image_wanted(buffer: Buffer) -> str:
-    """What is wanted in such a buffer, as places name it, whichever image it is copied from."""
-    return f"image:{buffer.content.hex()}"
+def image_wanted(address: str) -> str:
+    """What is wanted at the address of an image, as places name it, whatever it is copied from."""
+    return f"image:{digests.of(address.encode('utf-8', 'surrogateescape')).hex()[:32]}"
 
 
 def held_url(context: Context, buffer: Buffer) -> str:

@@ -154,12 +154,12 @@ def finish(context: Context, step: Freeing) -> None:
     root = root_url(context, buffer)
     changes: list[Change] = []
     held = held_url(context, buffer)
-    places = _places(root, buffer)
+    places = _places(root, buffer) if held == root else [Place(root, image_wanted(held))]
     for one in replicas_at(context, held, buffer.content):
         withdraw(context, one)
         if held != root:
             version = context.catalogue.version(url.dataset(f"{one.dataset}@{one.version}"), actor=context.actor)
-            places += [Place(held, f"blake3:{version.content.hex()}"), Place(root, f"image:{version.content.hex()}")]
+            places.append(Place(held, f"blake3:{version.content.hex()}"))
         if one.state is not ReplicaState.GONE:
             changes.append(SetReplica(one.id, ReplicaState.GONE, {"how": "buffer freed", "buffer": buffer.id}))
     if changes:
@@ -178,8 +178,6 @@ def finish(context: Context, step: Freeing) -> None:
 
 def _places(root: str, buffer: Buffer) -> list[Place]:
     """What evidence was kept for a buffer's root: by its content, and by the address that it was copied from."""
-    if is_image(buffer):
-        return [Place(root, image_wanted(buffer))]
     found = [Place(root, f"blake3:{buffer.content.hex()}")] if buffer.content else []
     address = buffer.label.partition(FROM)[2]
     return [*found, Place(root, f"from:{address}"), Place(root, f"from:{root}")] if address else found

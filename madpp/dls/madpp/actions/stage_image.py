@@ -234,7 +234,7 @@ def _copy(context: Context, work: _Work, one: From, buffer: Buffer, *, over: boo
     address = layout.held_url(context, buffer)
     above, key = url.parse(one.url).parent
     source = OneStore(context.open_store(str(above)), key, layout.IMAGE)
-    wanted = replace(listed(source, context.folder), name=layout.image_wanted(buffer))
+    wanted = replace(listed(source, context.folder), name=layout.image_wanted(address))
     may = copying.replacing(context.options, {layout.IMAGE} if over else ())
     outcome = copying.copy(context, source, work.target, buffer.root, wanted, (one.end, work.storage.id), may)
     copying.failed(outcome.failures, f"copying {one.url}")
