@@ -44,6 +44,7 @@ class Joined(Tree):
             kind: sum(tree.counts.get(kind, 0) for tree in trees) for kind in ("files", "folders", "links", "others")
         }
         self.attributed = any(tree.attributed for tree in trees)
+        self.forks = all(tree.forks for tree in trees)
 
     # ------------------------------------------------------------------------------- made up by each kind
 
