@@ -344,7 +344,7 @@ class Image(Tree):
         raw, size = size & RAW, size & BYTES
         if not size:
             return bytes(plain)
-        if size > max(plain, self.block) or at + size > self.size:  # what does not shrink is stored as it is
+        if size > max(plain, self.block) or at + size > self.source.size:  # what does not shrink is stored as it is
             raise damaged("a block is larger than blocks are, or lies outside")
         data = self._checked(at, size, check)
         return data if raw else self._unpacker.one(data, max(plain, self.block))

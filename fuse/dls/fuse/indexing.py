@@ -148,7 +148,7 @@ def kept(folder: str, version: str, make: Callable[[Making], None]) -> tuple[int
     """
     if folder:
         with suppress(OSError, DlsError):
-            return _found(os.path.join(folder, FOLDER, f"{version}.idx"), version)
+            return _found(path_of(folder, version), version)
     fd, beside, path = _target(folder, version)
     try:
         make(Making(fd, os.path.dirname(os.fsencode(path)) if path else _temporary()))
@@ -167,6 +167,11 @@ def kept(folder: str, version: str, make: Callable[[Making], None]) -> tuple[int
             os.unlink(beside)
 
 
+def path_of(folder: str, version: str) -> str:
+    """The file of a folder that keeps an index."""
+    return os.path.join(folder, FOLDER, f"{version}.idx")
+
+
 def _target(folder: str, version: str) -> tuple[int, str, str]:
     """A descriptor to write to, the name that it has until it is complete, and the one that it will have then."""
     if folder:
@@ -175,7 +180,7 @@ def _target(folder: str, version: str) -> tuple[int, str, str]:
         with suppress(OSError):
             os.makedirs(where, mode=0o700, exist_ok=True)
             fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            return fd, beside, os.path.join(where, f"{version}.idx")
+            return fd, beside, path_of(folder, version)
     with tempfile.TemporaryFile(prefix="dls-index-") as file:
         return os.dup(file.fileno()), "", ""
 

@@ -15,9 +15,9 @@ from dls.fuse.foreign import stream, tarhead
 from dls.fuse.foreign.archive import Context, unreadable
 from dls.fuse.image import Image, LocalFile, Source, open_image
 from dls.fuse.index import FOOTER, MAGIC
-from dls.fuse.remote import LIMIT, RemoteFile, image_in, stored_at
+from dls.fuse.remote import LIMIT as LIMIT
+from dls.fuse.remote import RemoteFile, image_in, stored_at
 from dls.fuse.squashfs import SUPER
-from dls.fuse.tree import Tree
 from dls.logistics.errors import Corrupt, Invalid
 from dls.logistics.transfer.progress import Progress
 from dls.logistics.url import parse
@@ -31,7 +31,7 @@ _RAR: Final = b"Rar!\x1a\x07"
 def open_tree(
     url: str, *, cache_folder: str = "", cache_bytes: int = LIMIT, index_folder: str = "",
     progress: Progress | None = None,
-) -> Tree:  # fmt: skip
+) -> Image:  # fmt: skip
     """The tree in a file of this machine (a path is taken relative to the working folder) or at an address.
 
     `cache_folder` keeps pieces of remote files, at most `cache_bytes`, and indexes of foreign ones, unless those have a

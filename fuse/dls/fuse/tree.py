@@ -6,7 +6,7 @@ Nodes are numbers of 64 bits, as FUSE has them; paths are bytes, relative, '' th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 

@@ -7,11 +7,12 @@ import threading
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, Self
 
 from dls.fuse.image import Image, Source
 from dls.fuse.index import Index
-from dls.fuse.indexing import Making, kept
+from dls.fuse.indexing import Making, kept, path_of
 from dls.fuse.records import Attr
 from dls.logistics import digest as digests
 from dls.logistics import names
@@ -45,13 +46,35 @@ class Archive(Image):
     def __init__(self, source: Source, index: Index, fd: int) -> None:
         super().__init__(source, index)
         self._fd = fd
-        self.notes: list[str] = list(index.header.image.get("notes", ()))
+        self.notes = tuple(index.header.image.get("notes", ()))
         self._recent: OrderedDict[Any, Any] = OrderedDict()
+        self._kept_in = ""
+        """The file that has the index, where it is kept."""
         self._turn = threading.RLock()
 
     @abstractmethod
     def pieces(self, attr: Attr, start: int, stop: int) -> list[bytes | memoryview]:
         """The bytes `start … stop-1` of a file."""
+
+    def frame(self, number: int) -> bytes:
+        """A frame of space; an index that is damaged is not kept."""
+        try:
+            return super().frame(number)
+        except Corrupt:
+            self.forget()
+            raise self.damaged("the index that was kept of it; open it again, then it is made anew") from None
+
+    def forget(self) -> None:
+        """Keep the index no more: it is damaged."""
+        if self._kept_in:
+            with suppress(OSError):
+                os.unlink(self._kept_in)
+
+    def keep(self, context: Context) -> Self:
+        """Remember where the index is kept."""
+        if context.folder:
+            self._kept_in = path_of(context.folder, str(self.index.header.image.get("of")))
+        return self
 
     def recent(self, key: Any, make: Callable[[], Any], most: int) -> Any:
         """What `make` gives, kept while it is among the `most` last ones that were asked for."""

@@ -284,22 +284,22 @@ class _Links:
             self._count[inode] = self._count.get(inode, 0) + 1
 
     def _resolve(self, versions: list[_Row]) -> None:
-        # A link written before its target, which no archiver does, means the first that comes.
-        real = [(number, data) for _, number, data in versions if data[0] == _LINK or data[0] == _MEMBER]
-        real = [(number, data) for number, data in real if not _is_folder(data)]
-        for _, link, data in versions:
-            if data[0] == _WANTED and real:
-                number, found = next((one for one in reversed(real) if one[0] < link), real[0])
-                self._target[link] = number
-                self._data[number] = found
+        latest, found = 0, b""
+        for _, number, data in sorted(versions, key=itemgetter(1)):
+            if data[0] in (_LINK, _MEMBER):
+                latest, found = number, data
+            elif data[0] == _WANTED and latest and not _is_folder(found):
+                self._target[number], self._data[latest] = latest, found
 
     def _inode(self, number: int) -> int:
-        """The member at the end of a chain of links."""
-        for _ in range(64):
-            if number not in self._target:
-                return number
+        """The member at the end of a chain of links; each leads to an earlier one."""
+        way = []
+        while number in self._target:
+            way.append(number)
             number = self._target[number]
-        return number  # links in a circle: shown as what has no target
+        for link in way:
+            self._target[link] = number
+        return number
 
     def of(self, number: int, data: bytes) -> tuple[int, bytes, int]:
         """(Number of the inode, its row, how many names it has) of a row."""

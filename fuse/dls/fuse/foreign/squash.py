@@ -360,4 +360,4 @@ def open_squash(source: Source, stamp: str, context: Context) -> Squash:
         making.index(_Walk(tables, context, notes).rows(), {"notes": notes}, tables.head.block)
 
     fd, index = index_of(source, "squashfs", stamp, context, make)
-    return Squash(source, tables, index, fd)
+    return Squash(source, tables, index, fd).keep(context)

@@ -18,6 +18,7 @@ from dls.fuse.index import Index
 from dls.fuse.indexing import Making
 from dls.fuse.records import Attr
 from dls.logistics import names
+from dls.logistics.errors import Corrupt
 
 _PLAIN, _SPARSE = 0, 1
 """`attr.b`: `attr.a` × 512 is where the bytes begin; where the headers begin, which have a map of the file."""
@@ -67,6 +68,16 @@ class Tar(Archive):
             start += end - inside
         return out
 
+    def stored(self, number: int, plain: int) -> bytes:
+        """A frame of the stream; a copy that is damaged is not kept."""
+        try:
+            return super().stored(number, plain)
+        except Corrupt:
+            self.forget()
+            raise self.damaged(
+                "the copy of it that was unpacked for reading; open it again, then it is made anew"
+            ) from None
+
     def _from_map(self, attr: Attr, start: int, stop: int) -> list[bytes | memoryview]:
         pieces, begins = self.recent(attr.node, lambda: self._map(attr.a << 9), _MAPS_KEPT)
         out: list[bytes | memoryview] = []
@@ -114,7 +125,7 @@ def open_tar(source: Source, form: str, stamp: str, context: Context) -> Tar:
         making.index(members.rows(), {"notes": notes + members.notes}, FRAME)
 
     fd, index = index_of(source, form, stamp, context, make)
-    return Tar(source, form, index, fd)
+    return Tar(source, form, index, fd).keep(context)
 
 
 def _members(window: Any, making: Making, source: Source) -> Members:

@@ -82,15 +82,21 @@ def directory_of(source: Source) -> Directory | None:
     """Where the central directory is, None where the file is no zip."""
     size = source.size
     tail = source.at(max(0, size - 65557), 65557)
-    at = tail.rfind(b"PK\5\6")
-    while at >= 0:
-        if at + _END.size <= len(tail):
-            *_, count, long, start, comment = _END.unpack_from(tail, at)
-            end = size - len(tail) + at
-            if end + _END.size + comment <= size:
-                return _directory(source, end, count, long, start)
+    found: list[tuple[bool, int]] = []
+    at = tail.rfind(b"PK\5\6", 0, len(tail) - _END.size + 4)
+    while at >= 0 and len(found) < 64:
+        *_, long, start, comment = _END.unpack_from(tail, at)
+        end = size - len(tail) + at
+        if end + _END.size + comment <= size:
+            begins = long > end or source.at(end - long, 4) == b"PK\1\2" or not long
+            found.append((end + _END.size + comment != size or not begins, -end))
         at = tail.rfind(b"PK\5\6", 0, at)
-    return None
+    if not found:
+        return None
+    # A comment may hold anything: the end that is most like one counts, of several the last.
+    end = -min(found)[1]
+    *_, count, long, start, _ = _END.unpack(source.at(end, _END.size))
+    return _directory(source, end, count, long, start)
 
 
 def _directory(source: Source, end: int, count: int, long: int, start: int) -> Directory:
@@ -410,4 +416,4 @@ def open_zip(source: Source, stamp: str, context: Context) -> Zip:
         making.index(members.rows(), {"notes": members.notes, "shift": directory.shift})
 
     fd, index = index_of(source, "zip", stamp, context, make)
-    return Zip(source, index, fd)
+    return Zip(source, index, fd).keep(context)
