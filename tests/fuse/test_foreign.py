@@ -45,6 +45,14 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    root = tmp_path / "small"
+    root.mkdir()
+    (root / "file").write_bytes(b"content")
+    return root
+
+
 def tar_of(
     *members: tuple[str, bytes | None] | tarfile.TarInfo, form: int = tarfile.PAX_FORMAT, **options: Any
 ) -> bytes:
@@ -493,6 +501,66 @@ def test_zips_that_cannot_be_read(tmp_path: Path) -> None:
     for size in (2000, len(whole) - 30, len(whole) - 1):
         with pytest.raises(Corrupt, match="cut short"):
             opened(tmp_path, whole[:size])
+
+
+# ----------------------------------------------------------------------------------------------------- ext
+
+ACL = struct.pack(
+    "<IHHIHHIHHIHHIHHI", 2, 1, 6, 2**32 - 1, 2, 4, 1234, 4, 4, 2**32 - 1, 16, 6, 2**32 - 1, 32, 0, 2**32 - 1
+)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+@pytest.mark.spec("FOREIGN-2", "FOREIGN-11")
+def test_what_only_a_kernel_writes(tmp_path: Path) -> None:
+    """Folders with an index, room that was never written to, fragments, lists of rights, large attributes."""
+    disk, folder = tmp_path / "disk", tmp_path / "mounted"
+    folder.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", "-b", "1024", "-O", "ea_inode", disk, "64M"], check=True)
+    subprocess.run(["mount", "-o", "loop,acl", disk, folder], check=True)
+    body = random.Random(5).randbytes(3_000_000)
+    try:
+        (folder / "many").mkdir()
+        for i in range(6000):
+            (folder / "many" / f"with-a-rather-long-name-{i}").touch()
+        for i in range(0, 6000, 3):
+            (folder / "many" / f"with-a-rather-long-name-{i}").unlink()
+        with open(folder / "room", "wb") as room, open(folder / "beside", "wb") as beside:
+            for at in range(0, len(body), 10_000):  # both in fragments
+                for one in (room, beside):
+                    one.write(body[at : at + 10_000])
+                    one.flush()
+                    os.fsync(one.fileno()) if at % 300_000 == 0 else None
+            os.posix_fallocate(room.fileno(), 4_000_000, 1_000_000)
+            os.pwrite(room.fileno(), b"in the middle", 4_500_000)
+        os.setxattr(folder / "room", "system.posix_acl_access", ACL)
+        os.setxattr(folder / "room", "user.large", body[:30_000])
+        os.setxattr(folder / "many", "system.posix_acl_default", ACL)
+        wanted = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+        names = {os.fsencode(p.name) for p in (folder / "many").iterdir()}
+    finally:
+        subprocess.run(["umount", folder], check=True)
+    with open_tree(str(disk)) as found:
+        assert {name: found.read(found.find(name.encode())) for name in wanted} == wanted
+        assert set(found.listdir(b"many")) == names
+        assert found.xattrs(found.find(b"room")) == {b"system.posix_acl_access": ACL, b"user.large": body[:30_000]}
+        assert found.xattrs(found.find(b"many")) == {b"system.posix_acl_default": ACL}
+
+
+@pytest.mark.spec("FOREIGN-11")
+def test_a_file_system_that_needs_its_journal(small: Path, tmp_path: Path) -> None:
+    path = archives.made("tree.ext4", small, tmp_path)
+    subprocess.run(["debugfs", "-w", "-R", "feature needs_recovery", path], check=True, capture_output=True)
+    with pytest.raises(Unsupported) as told:
+        open_tree(path)
+    assert told.value.code == "not-readable"
+    assert "e2fsck" in told.value.remedy
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-d", small, path, "32M"], check=True, capture_output=True)
+    with open_tree(path) as found:
+        assert content(found) == {b"file": b"content"}
+    os.truncate(path, 20 << 20)
+    with pytest.raises(Corrupt, match="cut short"):
+        open_tree(path)
 
 
 # -------------------------------------------------------------------------------------------------- remote

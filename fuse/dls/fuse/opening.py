@@ -25,6 +25,7 @@ from dls.logistics.url import parse
 _BEGIN: Final = 2048
 _PADDING: Final = 2 << 20
 """Some tools fill up with zeros, to a page or to a megabyte."""
+_SMALL: Final = 64 << 10
 _RAR: Final = b"Rar!\x1a\x07"
 
 
@@ -73,7 +74,7 @@ def _foreign(source: Source, stamp: str, context: Context) -> Image:
             return open_squash(source, stamp, context)
         if form := stream.form_of(begin):
             return _compressed(source, form, stamp, context)
-        if tarhead.is_tar(begin):
+        if tarhead.is_tar(begin) or (source.size <= _SMALL and tarhead.is_empty_tar(source.at(0, _SMALL))):
             from dls.fuse.foreign.tar import open_tar
 
             return open_tar(source, "tar", stamp, context)
@@ -88,6 +89,10 @@ def _others(source: Source, begin: bytes, stamp: str, context: Context) -> Image
 
     if begin[:4] in (b"PK\3\4", b"PK\5\6", b"PK\7\x08") or directory_of(source) is not None:
         return open_zip(source, stamp, context)
+    if begin[1080:1082] == b"\x53\xef":
+        from dls.fuse.foreign.ext_tree import open_ext
+
+        return open_ext(source, stamp, context)
     raise Invalid(
         f"{source.name} is no image or archive that dls knows, or was cut short", code="not-an-image",
         remedy="name a SquashFS, tar, zip, rar or ext file, or pack a folder: dls pack FOLDER IMAGE",
@@ -101,7 +106,7 @@ def _compressed(source: Source, form: str, stamp: str, context: Context) -> Imag
         first += part
         if len(first) >= 2 * tarhead.BLOCK:
             break
-    if not tarhead.is_tar(first):
+    if not tarhead.is_tar(first) and not tarhead.is_empty_tar(first[: 2 * tarhead.BLOCK]):
         raise unreadable(source.name, f"it is compressed by {form}, and what is inside is no tar", "unpack it")
     from dls.fuse.foreign.tar import open_tar
 

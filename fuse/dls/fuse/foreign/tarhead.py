@@ -25,6 +25,7 @@ BLOCK: Final = 512
 _ZEROS: Final = bytes(BLOCK)
 _MOST_EXTENDED: Final = 16 << 20
 """Bytes of one extended header: what says more is damaged."""
+_MOST_EMPTY: Final = 64 << 10
 _MOST_PIECES: Final = 1 << 20
 _SIGNED: Final = struct.Struct("512b")
 _DECIMAL: Final = re.compile(rb"(-?)(\d{1,19})(?:\.(\d*))?\Z")
@@ -269,8 +270,12 @@ def _is_header(block: bytes) -> bool:
 
 def is_tar(begin: bytes) -> bool:
     """Whether bytes are the beginning of a tar."""
-    block = begin[:BLOCK]
-    return len(block) == BLOCK and (_is_header(block) or (block == _ZEROS and begin[: 2 * BLOCK] == bytes(2 * BLOCK)))
+    return len(begin) >= BLOCK and _is_header(begin[:BLOCK])
+
+
+def is_empty_tar(data: bytes) -> bool:
+    """Whether the bytes of a whole file are a tar without members: zeros, and no more than a record or so."""
+    return 2 * BLOCK <= len(data) <= _MOST_EMPTY and not len(data) % BLOCK and not any(data)
 
 
 def _name(block: bytes) -> bytes:
