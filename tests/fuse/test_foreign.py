@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,10 @@ def opened(folder: Path, data: bytes, name: str = "it", **options: Any) -> Image
     path = folder / name
     path.write_bytes(data)
     return open_tree(str(path), **options)
+
+
+def kept_in(cache: Path) -> Iterator[Path]:
+    return (cache / f"user-{os.geteuid()}" / FOLDER).iterdir()
 
 
 def content(tree: Image) -> dict[bytes, bytes]:
@@ -182,7 +187,7 @@ def test_the_index_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.M
     data = gzip.compress(tar_of(("a/b", b"one"), ("a/c", b"two" * 100_000)))
     with opened(tmp_path, data, cache_folder=str(cache)) as found:
         before = content(found)
-    (kept,) = (cache / FOLDER).iterdir()
+    (kept,) = kept_in(cache)
     first = kept.stat()
     with open_tree(str(tmp_path / "it"), cache_folder=str(cache)) as found:
         assert content(found) == before
@@ -203,7 +208,7 @@ def test_a_damaged_index_is_made_anew(where: str, tmp_path: Path) -> None:
     data = gzip.compress(tar_of(*((f"f{i}", b"%d" % i) for i in range(2000)), ("large", body)))
     with opened(tmp_path, data, cache_folder=str(cache)) as found:
         before = content(found)
-    (kept,) = (cache / FOLDER).iterdir()
+    (kept,) = kept_in(cache)
     bad = bytearray(kept.read_bytes())
     at = {"frames": 700, "middle": len(bad) - 20_000, "footer": len(bad) - 30, "cut": 0}[where]
     bad[at] ^= 0x40
@@ -237,7 +242,7 @@ def test_no_more_is_kept_than_allowed(tmp_path: Path) -> None:
     with pytest.raises(Unavailable) as told:
         opened(tmp_path, data, cache_folder=str(tmp_path / "cache"), cache_bytes=1 << 20)
     assert told.value.code == "cache-too-small"
-    assert not list((tmp_path / "cache" / FOLDER).iterdir())
+    assert not list(kept_in(tmp_path / "cache"))
 
 
 # ----------------------------------------------------------------------------------------------------- tar

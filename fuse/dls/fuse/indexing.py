@@ -29,7 +29,7 @@ from dls.logistics.stores.posix_errors import ours
 
 BLOCK: Final = 128 << 10
 FOLDER: Final = "indexes"
-"""Where indexes are kept, inside the folder of pieces."""
+"""Where indexes are kept, inside a user's folder of pieces: what another user made is never read."""
 
 
 class _NoTables(squashfs.Tables):
@@ -169,25 +169,35 @@ def kept(folder: str, version: str, make: Callable[[Making], None]) -> tuple[int
 
 def path_of(folder: str, version: str) -> str:
     """The file of a folder that keeps an index."""
-    return os.path.join(folder, FOLDER, f"{version}.idx")
+    return os.path.join(folder, f"user-{os.geteuid()}", FOLDER, f"{version}.idx")
 
 
 def _target(folder: str, version: str) -> tuple[int, str, str]:
     """A descriptor to write to, the name that it has until it is complete, and the one that it will have then."""
     if folder:
-        where = os.path.join(folder, FOLDER)
+        path = path_of(folder, version)
+        where = os.path.dirname(path)
         beside = os.path.join(where, f".{version}.{os.getpid()}.{os.urandom(4).hex()}")
         with suppress(OSError):
+            os.makedirs(os.path.dirname(where), mode=0o700, exist_ok=True)
             os.makedirs(where, mode=0o700, exist_ok=True)
-            fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            return fd, beside, path_of(folder, version)
+            if all(_is_ours(os.lstat(one)) for one in (os.path.dirname(where), where)):
+                fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                return fd, beside, path
     with tempfile.TemporaryFile(prefix="dls-index-") as file:
         return os.dup(file.fileno()), "", ""
 
 
+def _is_ours(info: os.stat_result) -> bool:
+    """Whether only this user can have written there."""
+    return info.st_uid == os.geteuid() and not info.st_mode & 0o022
+
+
 def _found(path: str, version: str) -> tuple[int, Index]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
+        if not _is_ours(os.fstat(fd)):
+            raise damaged("somebody else wrote it")
         index = opened(fd)
         image = index.header.image
         if image.get("of") != version or image.get("bytes") != os.fstat(fd).st_size - len(index.data):

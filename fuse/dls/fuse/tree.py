@@ -35,6 +35,8 @@ class Tree(ABC):
     """How many `files`, `folders`, `links`, `others`."""
     attributed: bool
     """Whether any node may have extended attributes."""
+    notes: Sequence[str] = ()
+    """What people should know of it: names that were left out, for instance."""
     forks: bool = False
     """Whether a child process may go on with what its parent opened."""
 
