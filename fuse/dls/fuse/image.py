@@ -176,7 +176,7 @@ class Image(Tree):
 
     # --------------------------------------------------------------------------------------------- names
 
-    def _folder(self, node: int) -> tuple[int, int, int]:
+    def _span(self, node: int) -> tuple[int, int, int]:
         """(inode number, first position of the listing, where it ends) of a folder."""
         above = self.attr(node)
         start = above.a << 3
@@ -188,7 +188,7 @@ class Image(Tree):
 
     def _position(self, folder: int, name: bytes) -> int:
         """Where the record of a name in a folder is, -1 where there is none."""
-        ino, start, stop = self._folders.get(folder) or self._folder(folder)
+        ino, start, stop = self._folders.get(folder) or self._span(folder)
         hashed = crc32(name, ino) * SPREAD & WIDE
         mark, word, mask = hashed >> 40, self._word, self._mask
         at, want = hashed >> 20 & mask, len(name)

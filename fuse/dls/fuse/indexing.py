@@ -18,11 +18,11 @@ from contextlib import suppress
 from typing import Any, Final
 
 from dls.fuse import squashfs
+from dls.fuse.blocks import Form
 from dls.fuse.index import EXTENT, FOOTER, PAGE, Header, Index, Out, damaged, mapped
 from dls.fuse.layout import Layout, Place
 from dls.fuse.source import Item
 from dls.fuse.spool import Spool
-from dls.fuse.work import Form
 from dls.logistics.errors import DlsError
 from dls.logistics.manifest import in_memory
 from dls.logistics.stores.posix_errors import ours
@@ -61,7 +61,7 @@ class _NoTables(squashfs.Tables):
 
 def place(a: int = 0, b: int = 0, c: int = 0, holes: int = 0) -> Place:
     """What a reader gets back as `attr.a` (40 bits), `attr.b` and `attr.c` (32 bits each)."""
-    return Place(0, a, holes, squashfs.NONE, b, c, 0)
+    return Place(0, a, holes, squashfs.NONE, b, c, c, 0)
 
 
 class Making:

@@ -13,8 +13,8 @@ from collections import OrderedDict
 from typing import Final, NamedTuple
 
 from dls.fuse.cache import Cache
+from dls.fuse.foreign.archive import Indexed
 from dls.fuse.foreign.members import DANGLING, Member, Members
-from dls.fuse.image import Image
 from dls.fuse.index import Index
 from dls.fuse.indexing import Making, kept
 from dls.fuse.records import Attr
@@ -59,8 +59,10 @@ class _StoredFiles:
         self.store.close()
 
 
-class Plain(Image):
+class Plain(Indexed):
     """A version of a dataset that lies as plain files."""
+
+    forks = False  # a store is of the process that opened it
 
     def __init__(self, files: _StoredFiles, manifest: Manifest, index: Index, fd: int, cache: Cache | None) -> None:
         super().__init__(files, index)

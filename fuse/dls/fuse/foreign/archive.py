@@ -37,7 +37,19 @@ class Context:
         self.progress = progress or Progress()
 
 
-class Archive(Image):
+class Indexed(Image):
+    """Names as an image has them, bytes from elsewhere."""
+
+    @abstractmethod
+    def pieces(self, attr: Attr, start: int, stop: int) -> list[bytes | memoryview]:
+        """The bytes `start … stop-1` of a file."""
+
+    def content(self, node: int, start: int, stop: int) -> list[bytes | memoryview]:
+        """The same, of a node by its number."""
+        return self.pieces(self.attr(node), start, stop)
+
+
+class Archive(Indexed):
     """A tree in a file that somebody else wrote.  `attr.a`, `attr.b`, `attr.c` say where the bytes of a file are."""
 
     form: str
@@ -51,10 +63,6 @@ class Archive(Image):
         self._kept_in = ""
         """The file that has the index, where it is kept."""
         self._turn = threading.RLock()
-
-    @abstractmethod
-    def pieces(self, attr: Attr, start: int, stop: int) -> list[bytes | memoryview]:
-        """The bytes `start … stop-1` of a file."""
 
     def frame(self, number: int) -> bytes:
         """A frame of space; an index that is damaged is not kept."""
