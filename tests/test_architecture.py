@@ -43,6 +43,8 @@ FOREIGN = {
     "coverage": ["dls.logistics.testing.touched"],
     "fsspec": ["dls.fuse.filesystem"],
     "hypothesis": ["dls.*.testing", "dls.*.testing.*"],
+    "lz4": ["dls.fuse.foreign.metadata"],
+    "mfusepy": ["dls.fuse.libfuse"],
     "psycopg": ["dls.logistics.database_postgres"],
     "pytest": ["dls.*.testing", "dls.*.testing.*"],
     "xxhash": ["dls.fuse.codec"],

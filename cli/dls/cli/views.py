@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dls.catalogue.model import Layout
 from dls.cli.front import Front
 from dls.cli.images import opened
-from dls.logistics.errors import DlsError, Unsupported, worst
+from dls.logistics.errors import DlsError, worst
 from dls.logistics.registry import open_store
 from dls.madpp import reading
 from dls.madpp.action import Context
@@ -55,19 +54,11 @@ def _best(context: Context, text: str, kept: Mapping[str, Any]) -> View:
 def _opener(wanted: Wish, one: From, kept: Mapping[str, Any]) -> Callable[[], Tree]:
     if one.replica is not None and one.replica.layout is Layout.IMAGE:
         return partial(opened, one.url, **kept)
-    return partial(_plain, one.url, reading.by_itself(wanted.manifest))
+    return partial(_plain, one.url, reading.by_itself(wanted.manifest), kept)
 
 
-def _plain(address: str, manifest: Manifest) -> Tree:
+def _plain(address: str, manifest: Manifest, kept: Mapping[str, Any]) -> Tree:
     """A version that lies file by file, as a tree."""
-    try:
-        open_plain = import_module("dls.fuse.plain").open_plain
-    except ModuleNotFoundError as exc:
-        raise Unsupported(
-            f"{address} is no image, and files as they lie cannot be mounted yet",
-            code="no-view",
-            store=address,
-            remedy="pack it (dls pack SCOPE:NAME IMAGE), or stage it in with --as-image",
-        ) from exc
-    tree: Tree = open_plain(open_store(address), manifest)
-    return tree
+    from dls.fuse.plain import open_plain
+
+    return open_plain(open_store(address), manifest, **kept)

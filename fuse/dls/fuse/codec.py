@@ -126,3 +126,27 @@ class Unpacker:
         if len(out) > most:
             raise Corrupt(f"a frame holds more than {most} bytes", code="bad-image")
         return out
+
+
+class FrameStream:
+    """Decodes one frame that comes in parts.  `eof` once it is over; then `unused_data` is what came behind it."""
+
+    def __init__(self) -> None:
+        self._zstd = zstandard.ZstdDecompressor().decompressobj()
+
+    def decompress(self, data: Bytes) -> bytes:
+        """What these bytes bring; Corrupt where they cannot be decoded."""
+        try:
+            return self._zstd.decompress(data)
+        except zstandard.ZstdError as exc:
+            raise Corrupt(f"a frame cannot be decoded: {exc}", code="bad-archive") from exc
+
+    @property
+    def eof(self) -> bool:
+        """Whether the frame is over."""
+        return self._zstd.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        """What came behind the frame."""
+        return self._zstd.unused_data

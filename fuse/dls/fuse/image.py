@@ -75,6 +75,14 @@ class LocalFile:
         info = os.fstat(self.fd)
         self.size, self._time = info.st_size, info.st_mtime_ns
 
+    @classmethod
+    def over(cls, fd: int, name: str) -> LocalFile:
+        """One that is open already, and is closed with it."""
+        made = cls.__new__(cls)
+        info = os.fstat(fd)
+        made.name, made.fd, made.size, made._time = name, fd, info.st_size, info.st_mtime_ns
+        return made
+
     def at(self, offset: int, size: int) -> bytes:
         """From the file; Conflict where somebody wrote into it since it was opened."""
         try:

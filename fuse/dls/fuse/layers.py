@@ -13,8 +13,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+from dls.fuse.foreign.archive import Archive
 from dls.fuse.image import Image
 from dls.fuse.index import FOOTER, damaged
+from dls.fuse.opening import open_tree
 from dls.fuse.remote import LIMIT, open_at
 from dls.fuse.tree import Tree
 from dls.fuse.union import Union
@@ -71,10 +73,15 @@ def absolute(text: str) -> str:
     return "+".join(part if "://" in part else os.path.abspath(part) for part in split(text))
 
 
-def open_stack(text: str, cache_folder: str = "", cache_bytes: int = 0) -> Tree:
-    """The tree of an image, of a layer with what it lies on, or of a stack; Conflict where they do not fit."""
-    images = opened(split(text), cache_folder=cache_folder, cache_bytes=cache_bytes or LIMIT)
-    return images[0] if len(images) == 1 else Union(text, images)
+def open_stack(text: str, cache_folder: str = "", cache_bytes: int = 0, **options: Any) -> Tree:
+    """The tree of an image, of a layer with what it lies on, or of a stack; Conflict where they do not fit.  What
+    others wrote is a tree by itself; `options` are those of `dls.fuse.opening.open_tree`."""
+    kept: dict[str, Any] = {"cache_folder": cache_folder, "cache_bytes": cache_bytes or LIMIT}
+    parts = split(text)
+    if len(parts) == 1:
+        found = open_tree(text, **kept, **options)
+        return found if isinstance(found, Archive) else whole(found, **kept)
+    return Union(text, opened(parts, **kept))
 
 
 def whole(image: Image, **options: Any) -> Tree:

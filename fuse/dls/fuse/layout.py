@@ -71,9 +71,12 @@ class _Group(NamedTuple):
 class Layout:
     """Builds all tables from items in order; one call per item."""
 
-    def __init__(self, form: Form, spools: Callable[[], Spool], blocks: Spool, counts: dict[Any, int]) -> None:
+    def __init__(
+        self, form: Form, spools: Callable[[], Spool], blocks: Spool, counts: dict[Any, int],
+        tables: squashfs.Tables | None = None,
+    ) -> None:  # fmt: skip
         self._form, self._spools, self._blocks = form, spools, blocks
-        self.tables = squashfs.Tables(form.block, Packer(form.level), spools)
+        self.tables = tables or squashfs.Tables(form.block, Packer(form.level), spools)
         self.names = Names(spools())
         self.frames, self.frame_data = spools(), spools()
         self.space = records.Space(self._frame)

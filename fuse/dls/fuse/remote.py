@@ -29,7 +29,7 @@ from dls.logistics import names
 from dls.logistics.errors import Conflict, Corrupt, DlsError, NotFound, Unavailable
 from dls.logistics.registry import open_store
 from dls.logistics.store import Store, Versioned
-from dls.logistics.url import parse
+from dls.logistics.url import Url, parse
 
 PIECE: Final = 256 << 10
 REQUEST: Final = 8
@@ -69,6 +69,8 @@ class RemoteFile:
         self._store, self._key = store, key
         found = store.stat(key)
         self.size, self._stamp = found.entry.size, found.stamp
+        self.version = found.stamp.hex()
+        """Of the object, for people who keep something of it."""
         self._keep = cache
         self._cache: Cache | None = None
         self.content(self.name.encode() + b"\0" + found.stamp)
@@ -338,19 +340,28 @@ def open_at(url: str, **options: Any) -> Image:
     at = parse(url, os.getcwd())
     if at.scheme == "file":
         return open_image(os.fsdecode(b"/" + at.path))
+    return open_remote(*stored_at(at), **options)
+
+
+def stored_at(at: Url) -> tuple[Store, bytes]:
+    """The store that holds what is at an address, and its key there."""
     above, key = at.parent
     patience: dict[str, Any] = {"timeout_s": PATIENCE_S} if at.scheme in _NETWORK else {}
-    return open_remote(open_store(above, **patience), key, **options)
+    return open_store(above, **patience), key
 
 
 def open_remote(store: Store, key: bytes, *, cache_folder: str = "", cache_bytes: int = LIMIT) -> Image:
     """The image under a key of a store; the store is closed with it."""
     try:
         source = RemoteFile(store, key, (cache_folder, cache_bytes) if cache_folder else None)
-        tail = source.tail()
-        size = index_size(tail, source)
-        source.content(tail[-FOOTER.size :])  # the digest in it covers all sums: this image and no other
-        return matched(source, source.index(tail, size))
+        return image_in(source, source.tail())
     except BaseException:
         store.close()
         raise
+
+
+def image_in(source: RemoteFile, tail: bytes) -> Image:
+    """The image in an object that ends so."""
+    size = index_size(tail, source)
+    source.content(tail[-FOOTER.size :])  # the digest in it covers all sums: this image and no other
+    return matched(source, source.index(tail, size))

@@ -6,7 +6,7 @@ Nodes are numbers of 64 bits, as FUSE has them; paths are bytes, relative, '' th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -35,6 +35,8 @@ class Tree(ABC):
     """How many `files`, `folders`, `links`, `others`."""
     attributed: bool
     """Whether any node may have extended attributes."""
+    notes: Sequence[str] = ()
+    """What people should know of it: names that were left out, for instance."""
     forks: bool = False
     """Whether a child process may go on with what its parent opened."""
 

@@ -26,7 +26,7 @@ def cat(front: Front, what: str, path: str) -> None:
         return
     if not path:
         raise Invalid("which file of the image?", code="bad-usage", remedy="write dls cat IMAGE PATH")
-    with opened(what) as found:
+    with opened(what, front=front) as found:
         attr = found.find(os.fsencode(path))
         if attr.mode >> 12 != 8:
             raise Invalid(f"{path} is no file", code="not-a-file", remedy="name a file in the image")

@@ -55,6 +55,8 @@ def mount(
 
     A layer (dls layer) finds what it lies on beside it; BASE.sqfs+LAYER.sqfs names all, the lowest first.  Several
     IMAGEs are shown side by side, each in a folder of its own: NAME=IMAGE, or the name of the image.
+
+    Archives of other tools (SquashFS, tar, zip, rar, ext) are mounted too, with the checks that their format has.
     """
     needs()
     from dls.fuse import mounting
@@ -114,6 +116,7 @@ def _one(front: Front, image: str, kept: dict[str, Any]) -> _Shown:
     from dls.fuse.layers import absolute
 
     name = absolute(image)
+    opened(name, front=front, **kept).close()  # the first reading of an archive takes its time, and is shown here
     return _Shown(name, partial(opened, name, **kept))
 
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from dls.logistics.transfer.progress import Progress
 
 
+ARCHIVES = (".sqfs", ".squashfs", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".rar", ".ext4", ".img")
+"""What a file that holds a tree is often called; any other is named by a path."""
+
+
 @verb("verify")
 @click.argument("dataset", metavar="SCOPE:NAME|IMAGE")
 @click.option("--at", default="", metavar="SITE", help="Only the copies there.")
@@ -28,23 +32,27 @@ if TYPE_CHECKING:
 def verify(front: Front, dataset: str, at: str, deep: bool, sample: int, dry_run: bool, detach: bool) -> None:
     """Check the copies of a dataset; files that are lost or hold other bytes are marked, for stage-in to repair.
 
-    An image (a path that begins with / or ./, or ends with .sqfs) is read and compared with what was packed.
+    An image (a path that begins with / or ./, or ends with .sqfs) is read and compared with what was packed; an archive
+    (tar, zip, rar, ext, SquashFS) is read with the checks that its format has.
     """
-    if dataset.startswith(("/", "./", "../")) or dataset.endswith(".sqfs"):
+    if dataset.startswith(("/", "./", "../")) or dataset.endswith(ARCHIVES):
         _image(front, dataset, sample)
         return
     front.take(Verify(dataset, at, deep), _answer, dry_run=dry_run, detach=detach)
 
 
 def _image(front: Front, path: str, sample: int) -> None:
-    from dls.cli.images import opened
+    from dls.cli.images import NO_DIGESTS, opened
 
     wrong: list[DlsError] = []
-    with opened(path) as image:
+    with opened(path, front=front) as image:
+        from dls.fuse.listed import proven
+
+        sure = proven(image)
 
         def work(progress: Progress, tell: Any) -> int:
             progress.phase = "checking"
-            progress.files_total, progress.bytes_total = image.manifest.files, image.manifest.size
+            progress.files_total, progress.bytes_total = image.counts["files"], image.manifest.size if sure else 0
             count = 0
             for entry, error in image.verify(every=sample):
                 count += 1
@@ -61,8 +69,8 @@ def _image(front: Front, path: str, sample: int) -> None:
             f"{path}: {len(wrong):,} of {count:,} files are not what was packed: {gravest.message}",
             code="bad-image", remedy="get the image again, or pack it anew", store=path,
         )  # fmt: skip
-    facts = {"action": "verify", "image": path, "files": count, "state": "complete"}
-    front.out.result(facts, path, [f"{place(path)}: {files(count)} read, all as packed"])
+    facts = {"action": "verify", "image": path, "files": count, "state": "complete", "proven": sure}
+    front.out.result(facts, path, [f"{place(path)}: {files(count)} read, {'all as packed' if sure else NO_DIGESTS}"])
 
 
 def _answer(facts: Facts) -> Answer:

@@ -1,0 +1,128 @@
+"""Opens whatever holds a tree, by what its bytes say: an image of ours, or what others write.
+
+    with open_tree("tiles.tar.zst", cache_folder="/var/cache/dls") as tree: …
+
+The first time, the names of a foreign file are read and an index is made, which is kept in the cache; from then on
+it opens like an image.  A file behind a store is read by ranges.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from dls.fuse.foreign import stream, tarhead
+from dls.fuse.foreign.archive import Context, unreadable
+from dls.fuse.image import Image, LocalFile, Source, open_image
+from dls.fuse.index import FOOTER, MAGIC
+from dls.fuse.remote import LIMIT as LIMIT
+from dls.fuse.remote import RemoteFile, image_in, stored_at
+from dls.fuse.squashfs import SUPER
+from dls.logistics.errors import Corrupt, Invalid
+from dls.logistics.transfer.progress import Progress
+from dls.logistics.url import parse
+
+_BEGIN: Final = 2048
+_PADDING: Final = 2 << 20
+"""Some tools fill up with zeros, to a page or to a megabyte."""
+_SMALL: Final = 64 << 10
+_RAR: Final = b"Rar!\x1a\x07"
+
+
+def open_tree(
+    url: str, *, cache_folder: str = "", cache_bytes: int = LIMIT, index_folder: str = "",
+    progress: Progress | None = None,
+) -> Image:  # fmt: skip
+    """The tree in a file of this machine (a path is taken relative to the working folder) or at an address.
+
+    `cache_folder` keeps pieces of remote files, at most `cache_bytes`, and indexes of foreign ones, unless those have a
+    folder of their own.
+    """
+    at = parse(url, os.getcwd())
+    context = Context(index_folder or cache_folder, cache_bytes, progress)
+    if at.scheme == "file":
+        local = LocalFile(os.fsdecode(b"/" + at.path))
+        if _is_ours(local.at(max(0, local.size - FOOTER.size), FOOTER.size)):
+            local.close()
+            return open_image(local.name)
+        info = os.fstat(local.fd)
+        return _foreign(local, f"{info.st_mtime_ns}/{info.st_dev}/{info.st_ino}", context)
+    store, key = stored_at(at)
+    try:
+        source = RemoteFile(store, key, (cache_folder, cache_bytes) if cache_folder else None)
+        tail = source.tail()
+        if _is_ours(tail):
+            return image_in(source, tail)
+    except BaseException:
+        store.close()
+        raise
+    return _foreign(source, source.version, context)
+
+
+def _is_ours(end: bytes) -> bool:
+    """Whether a footer of ours is at the end of a file."""
+    return len(end) >= FOOTER.size and end[-FOOTER.size :].startswith(MAGIC)
+
+
+def _foreign(source: Source, stamp: str, context: Context) -> Image:
+    try:
+        begin = source.at(0, _BEGIN)
+        if begin[:4] == b"hsqs":
+            _check_end(source, begin)
+            from dls.fuse.foreign.squash import open_squash
+
+            return open_squash(source, stamp, context)
+        if form := stream.form_of(begin):
+            return _compressed(source, form, stamp, context)
+        if tarhead.is_tar(begin) or (source.size <= _SMALL and tarhead.is_empty_tar(source.at(0, _SMALL))):
+            from dls.fuse.foreign.tar import open_tar
+
+            return open_tar(source, "tar", stamp, context)
+        return _others(source, begin, stamp, context)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _others(source: Source, begin: bytes, stamp: str, context: Context) -> Image:
+    from dls.fuse.foreign.zip import directory_of, open_zip
+
+    if begin[:4] in (b"PK\3\4", b"PK\5\6", b"PK\7\x08") or directory_of(source) is not None:
+        return open_zip(source, stamp, context)
+    if begin[1080:1082] == b"\x53\xef":
+        from dls.fuse.foreign.ext_tree import open_ext
+
+        return open_ext(source, stamp, context)
+    raise Invalid(
+        f"{source.name} is no image or archive that dls knows, or was cut short", code="not-an-image",
+        remedy="name a SquashFS, tar, zip, rar or ext file, or pack a folder: dls pack FOLDER IMAGE",
+        store=source.name,
+    )  # fmt: skip
+
+
+def _compressed(source: Source, form: str, stamp: str, context: Context) -> Image:
+    first = b""
+    for part in stream.Unpacked(source, form, Context()).parts():
+        first += part
+        if len(first) >= 2 * tarhead.BLOCK:
+            break
+    if not tarhead.is_tar(first) and not tarhead.is_empty_tar(first[: 2 * tarhead.BLOCK]):
+        raise unreadable(source.name, f"it is compressed by {form}, and what is inside is no tar", "unpack it")
+    from dls.fuse.foreign.tar import open_tar
+
+    return open_tar(source, form, stamp, context)
+
+
+def _check_end(source: Source, begin: bytes) -> None:
+    """What is longer than its SquashFS had an index of ours behind it once, or has something else: without the index
+    nothing would be checked, and nobody would know."""
+    used = SUPER.unpack_from(begin)[12] if len(begin) >= SUPER.size else 0
+    rest = source.size - used
+    if rest <= 0 or (rest <= _PADDING and not source.at(used, rest).strip(b"\0")):
+        return
+    raise Corrupt(
+        f"{source.name}: behind the SquashFS are {source.size - used:,} bytes that are no whole index of ours:"
+        " it was cut short or is damaged",
+        code="bad-image", store=source.name,
+        remedy=f"get the image again; or, to read it unchecked: truncate -s {used} FILE",
+    )  # fmt: skip

@@ -1,0 +1,167 @@
+"""Datasets that lie file by file behind a store, as a tree."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components import trees
+from dls.fuse import mounting
+from dls.fuse.plain import Plain, open_plain, unit_at
+from dls.fuse.unpack import unpack
+from dls.logistics import digest as digests
+from dls.logistics.entry import FILE, Entry
+from dls.logistics.errors import Corrupt, NotFound
+from dls.logistics.manifest import Manifest, in_memory
+from dls.logistics.stores.memory import MemoryStore
+from dls.logistics.stores.posix import PosixStore
+
+
+def hashed(root: Path) -> Manifest:
+    """What a folder holds, hashed by hand."""
+    store, entries = PosixStore(str(root)), []
+    for entry in store.list():
+        if entry.kind == FILE:
+            hasher = digests.Hasher(entry.size)
+            hasher.update((root / os.fsdecode(entry.path)).read_bytes())
+            entry = entry._replace(digest=hasher.digest(), blocks=hasher.blocks())
+        entries.append(entry)
+    return in_memory(entries)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("plain") / "tree"
+    trees.nasty(root, special=False)
+    return root
+
+
+def same(found: Plain, root: Path) -> None:
+    top = os.fsencode(root)
+    seen = set()
+    for path, attr in found.walk():
+        seen.add(path)
+        info = os.lstat(top + b"/" + path)
+        assert attr.mode >> 12 == info.st_mode >> 12
+        if attr.mode >> 12 == 8:
+            assert (attr.mode, attr.mtime_ns, attr.size) == (info.st_mode, info.st_mtime_ns, info.st_size)
+            with open(top + b"/" + path, "rb") as file:
+                assert found.read(attr) == file.read()
+        elif attr.mode >> 12 == 10:
+            assert found.text(attr) == os.readlink(top + b"/" + path)
+    assert seen == {os.path.relpath(os.path.join(a, n), top) for a, ds, fs in os.walk(top) for n in (*ds, *fs)}
+
+
+@pytest.mark.spec("FOREIGN-12")
+def test_a_folder_as_its_manifest_has_it(tree: Path, tmp_path: Path) -> None:
+    manifest = hashed(tree)
+    for _ in range(2):
+        with open_plain(PosixStore(str(tree)), manifest, cache_folder=str(tmp_path / "cache")) as found:
+            same(found, tree)
+            assert found.manifest is manifest
+    with open_plain(PosixStore(str(tree)), manifest) as found:
+        unpack(found, str(tmp_path / "out"))
+        assert all(error is None for _, error in found.verify())
+    assert not trees.differences(tree, tmp_path / "out")
+
+
+@pytest.mark.spec("FOREIGN-12")
+@pytest.mark.parametrize("size", [1, 5 << 20, (64 << 20) + 100_000])
+def test_no_byte_is_given_that_was_not_proven(size: int, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    noise = random.Random(size).randbytes((1 << 20) - 8)  # no block is like another: equal ones are fetched once
+    body = bytearray(b"".join(b"%08d" % i + noise for i in range(size >> 20)) + b"x" * (size & 0xFFFFF))
+    path = tmp_path / "data" / "file"
+    path.write_bytes(body)
+    manifest = hashed(tmp_path / "data")
+    (entry,) = (e for e in manifest if e.kind == FILE)
+    bad_at = size // 2
+    unit = unit_at(entry, bad_at)
+    assert (unit.stop - unit.start == 16 << 20) == (size > 64 << 20)
+    body[bad_at] ^= 1
+    path.write_bytes(body)
+    with open_plain(PosixStore(str(tmp_path / "data")), manifest, cache_folder=str(tmp_path / "cache")) as found:
+        attr = found.find(b"file")
+        for start in (unit.start, bad_at, unit.stop - 1):
+            with pytest.raises(Corrupt) as told:
+                found.read(attr, start, start + 1)
+            assert (told.value.code, told.value.facts["key"]) == ("content-differs", "file")
+        if unit.start:  # the other blocks are right
+            assert found.read(attr, 0, 100) == body[:100]
+        path.write_bytes(body[:bad_at])
+        with pytest.raises(Corrupt):
+            found.read(attr, unit.start, unit.start + 1)
+        path.unlink()
+        with pytest.raises(NotFound):
+            found.read(attr, unit.start, unit.start + 1)
+
+
+class Counting(MemoryStore):
+    """How often was something read?"""
+
+    reads = 0
+
+    def read(self, key: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        Counting.reads += 1
+        return super().read(key, start, stop)
+
+
+@pytest.mark.spec("FOREIGN-12")
+def test_units_are_kept_by_what_is_in_them(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    place, cache = request.node.name, tmp_path / "cache"
+    request.addfinalizer(lambda: MemoryStore.forget(place))
+    body = os.urandom(2 << 20)
+    store = MemoryStore(place)
+    for key in (b"a/one", b"a/two"):
+        store.write(key, [body])
+    manifest = in_memory([Entry(key, FILE, len(body), digests.of(body)) for key in (b"a/one", b"a/two")])
+    Counting.reads = 0
+    for _ in range(2):
+        with open_plain(Counting(place), manifest, cache_folder=str(cache)) as found:
+            for _ in range(3):
+                for name in (b"a/one", b"a/two"):
+                    assert found.read(found.find(name), 1000, 2000) == body[1000:2000]
+    assert Counting.reads == 1
+    (kept,) = cache.glob("user-*/files/*")
+    bad = bytearray(kept.read_bytes())
+    bad[5000] ^= 1
+    kept.write_bytes(bad)
+    with open_plain(Counting(place), manifest, cache_folder=str(cache)) as found:
+        assert found.read(found.find(b"a/one")) == body
+    assert Counting.reads == 2
+
+
+def test_folders_that_are_only_meant_and_many_segments(request: pytest.FixtureRequest) -> None:
+    place = request.node.name
+    request.addfinalizer(lambda: MemoryStore.forget(place))
+    store = MemoryStore(place)
+    paths = sorted(b"%d/deep-%d/f%d" % (i % 7, i % 50, i) for i in range(20_000))
+    entries = [Entry(path, FILE, len(path), digests.of(path)) for path in paths]
+    for path in paths[::500]:
+        store.write(path, [path])
+    manifest = in_memory(entries)
+    assert len(manifest.refs) > 2
+    with open_plain(MemoryStore(place), manifest) as found:
+        assert found.counts["files"] == 20_000
+        for path in paths[::500]:
+            assert found.read(found.find(path)) == path
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no FUSE here")
+@pytest.mark.spec("FOREIGN-12")
+def test_mounted(tree: Path, tmp_path: Path) -> None:
+    manifest, folder = hashed(tree), tmp_path / "mounted"
+    folder.mkdir()
+
+    def opener() -> Plain:
+        return open_plain(PosixStore(str(tree)), manifest, cache_folder=str(tmp_path / "cache"))
+
+    mounting.in_background("plain", opener, str(folder), mounting.MountOptions(), str(tmp_path / "log"))
+    try:
+        assert not trees.differences(tree, folder)
+    finally:
+        mounting.unmount(str(folder))
