@@ -78,7 +78,7 @@ def test_as_mount_and_fstab_call_it(tree: Path, tmp_path: Path) -> None:
     helper = DLS.with_name("mount.dls")
     env = {**os.environ, "DLS_HOME": str(home)}
     for words, status in (
-        ([image, folder, "-o", "rw"], 1),
+        ([image, folder, "-o", "nonsense"], 1),
         ([image], 1),
         ([image, folder, "-o", "sevrers=2"], 1),
         ([tree / "a" / "f1", folder, "-o", "ro"], 32),

@@ -630,3 +630,36 @@ def test_a_mount_whose_processes_are_all_killed(plain: str, tmp_path: Path) -> N
         wait_until(lambda: found.state() == "dead")
         with ours(plain, tmp_path / "m"):
             assert (tmp_path / "m" / "file").read_bytes() == (tmp_path / "plain" / "file").read_bytes()
+
+
+@pytest.mark.spec("MOUNT-1", "MOUNT-6")
+def test_by_mount_and_fstab(plain: str, tmp_path: Path) -> None:
+    """As an administrator does it: mount -t dls, a line of fstab, umount; in a name space of mounts of its own, whose
+    /sbin has the helper."""
+    helper = Path(sys.executable).with_name("mount.dls")
+    assert helper.exists()
+    for name in ("sbin", "m", "home"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "sbin" / "mount.dls").symlink_to(helper)
+    (tmp_path / "fstab").write_text(f"{plain} {tmp_path}/m dls defaults,nofail,servers=2,idle_timeout=PT1H 0 0\n")
+    script = f"""
+        set -e
+        mount --make-rprivate /
+        mount -t overlay none -o lowerdir={tmp_path}/sbin:/usr/sbin /usr/sbin
+        mount -t dls -o servers=2,ro {plain} {tmp_path}/m
+        cmp {tmp_path}/m/file {tmp_path}/plain/file
+        mount -t dls {plain} {tmp_path}/m && exit 1
+        umount {tmp_path}/m
+        mount -T {tmp_path}/fstab {tmp_path}/m
+        cmp {tmp_path}/m/file {tmp_path}/plain/file
+        mount -t dls -o nonsense {plain} {tmp_path}/home && exit 1
+        umount {tmp_path}/m
+        echo all
+    """
+    env = {**os.environ, "DLS_HOME": str(tmp_path / "home")}
+    words = ["unshare", "--mount", "bash", "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=90, env=env)
+    assert done.stdout.endswith("all\n"), done.stderr
+    assert "is mounted on" in done.stderr
+    assert "unknown option" in done.stderr
+    wait_until(lambda: not [p for p in psutil.process_iter(["pid"]) if _keeps(p, plain)])

@@ -328,6 +328,21 @@ def test_two_images_and_many_hands_in_one_cache(tmp_path: Path, rng: random.Rand
     assert not [p for p in tmp_path.rglob(".*") if p.name not in (".lock", ".claims")]
 
 
+@pytest.mark.spec("IMAGE-12")
+def test_an_index_stays_as_long_as_anything_of_its_image(tmp_path: Path) -> None:
+    used, idle = Cache(str(tmp_path), "used", 1 << 20), Cache(str(tmp_path), "idle", 1 << 20)
+    for cache in (used, idle):
+        cache.put("index-0", bytes(200_000))
+    now = time.time()
+    for piece in tmp_path.rglob("index-0"):
+        os.utime(piece, (now - 1000, now - 1000))
+    for number in range(20):
+        used.put(str(number), bytes(50_000))
+    assert used.get("index-0", 200_000)
+    assert idle.get("index-0", 200_000) is None
+    assert used.get("0", 50_000) is None
+
+
 def test_what_others_may_write_is_not_read(tmp_path: Path) -> None:
     Cache(str(tmp_path), "one", 1 << 20).put("1", b"mine" * 100)
     assert Cache(str(tmp_path), "one", 1 << 20).get("1", 400)
@@ -454,6 +469,12 @@ def test_read_from_s3(packed: bytes, tree: Path, tmp_path: Path) -> None:
             store.write(b"i.sqfs", [packed])
         with open_remote(S3Store(parse(f"s3://{bucket}/some"), keys), b"i.sqfs") as image:
             same(image, tree)
+        with open_remote(S3Store(parse(f"s3://{bucket}/some"), keys), b"i.sqfs") as image:
+            with contextlib.closing(S3Store(parse(f"s3://{bucket}/some"), keys)) as store:
+                store.write(b"i.sqfs", [packed[:-1] + b"x"])
+            with pytest.raises(Conflict) as told:
+                image.read(image.find(b"sizes/large"))
+            assert told.value.code == "source-changed"
 
 
 @pytest.mark.service

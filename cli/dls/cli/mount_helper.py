@@ -24,6 +24,7 @@ _OURS: Final = {
 _PASSED: Final = frozenset(
     {
         "ro",
+        "rw",  # what mount(8) says where nobody said anything; writing is refused all the same
         "defaults",
         "auto",
         "noauto",
@@ -75,8 +76,6 @@ def words_of(arguments: Sequence[str]) -> list[str]:
             out += [_OURS[name], value]
         elif name == "allow_other":
             out.append("--allow-other")
-        elif name == "rw":
-            raise ValueError("an image cannot be written: leave out rw")
         elif name and name not in _PASSED and not name.startswith(("x-", "comment")):
             raise ValueError(f"unknown option {option!r}; ours are allow_other, {', '.join(sorted(_OURS))}")
     return ["--quiet", "version"] if fake else out
