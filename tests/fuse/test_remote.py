@@ -246,6 +246,43 @@ def test_many_threads_fetch_each_piece_once(wide: Store, broad: tuple[Path, byte
         assert bytes_[0] <= (8 << 20) + 40 * PIECE
 
 
+@pytest.mark.spec("IMAGE-12")
+def test_a_fork_while_pieces_are_on_their_way(wide: Store, broad: tuple[Path, bytes]) -> None:
+    """The child has none of the threads that were fetching, and the lock may be held by one of them for ever."""
+    want = (broad[0] / "large").read_bytes()
+    with open_remote(again(wide), b"i.sqfs") as image:
+        attr, source = image.find(b"large"), image.source
+        assert isinstance(source, RemoteFile)
+        real, go_on = source.range, threading.Event()
+
+        def slow(start: int, stop: int) -> bytes:
+            if threading.current_thread().name == "dls-ahead":
+                go_on.wait(30)
+            return real(start, stop)
+
+        source.range = slow  # type: ignore[method-assign]
+        for number in range(3):
+            image.read(attr, number * PIECE, number * PIECE + 10)
+        until = time.monotonic() + 10
+        while not source._coming and time.monotonic() < until:
+            time.sleep(0.01)
+        assert source._coming
+        source._lock.acquire()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                signal.alarm(20)
+                source.range = real  # type: ignore[method-assign]
+                status = int(image.read(attr, 0, 8 << 20) != want[: 8 << 20])
+            finally:
+                os._exit(status)
+        source._lock.release()
+        assert os.waitpid(child, 0)[1] == 0
+        go_on.set()
+        assert image.read(attr) == want
+
+
 @pytest.mark.spec("IMAGE-12", "IMAGE-9")
 @pytest.mark.parametrize("cached", [True, False])
 def test_an_object_that_changes_is_told_and_never_mixed(

@@ -29,6 +29,7 @@ from dls.logistics import names
 from dls.logistics.errors import Conflict, Corrupt, DlsError, NotFound, Unavailable
 from dls.logistics.registry import open_store
 from dls.logistics.store import Store, Versioned
+from dls.logistics.stores.posix_errors import ours
 from dls.logistics.url import Url, parse
 
 PIECE: Final = 256 << 10
@@ -75,14 +76,18 @@ class RemoteFile:
         self._cache: Cache | None = None
         self.content(self.name.encode() + b"\0" + found.stamp)
         self._held: OrderedDict[int, bytes] = OrderedDict()
-        self._coming: dict[int, _Coming] = {}
         self._order = Order((self.size - 1) // PIECE)
-        self._lock = threading.Lock()
-        self._ahead: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
-        self._threads, self._owner = 0, 0
+        self._anew()
         self._down: tuple[float, Unavailable] | None = None
         self.requests = self.waited = 0
         """Requests made, and how often somebody had to wait for one."""
+
+    def _anew(self) -> None:
+        """Begin without threads: there are none yet, or they stayed behind in the process that forked."""
+        self._lock = threading.Lock()
+        self._ahead: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
+        self._threads, self._owner = 0, os.getpid()
+        self._coming: dict[int, _Coming] = {}
 
     def content(self, name: bytes) -> None:
         """Say what no other content has: pieces are kept under this name, whatever address they came from."""
@@ -147,6 +152,8 @@ class RemoteFile:
         return data[offset - first * PIECE : stop - first * PIECE]
 
     def _pieces(self, first: int, last: int) -> list[bytes]:
+        if self._owner != os.getpid():
+            self._anew()
         with self._lock:
             room = MOST - len(self._coming)
             ahead = self._order.ahead(first, last, room) if room > 0 else range(0)
@@ -204,7 +211,7 @@ class RemoteFile:
         finally:
             with self._lock:
                 for number, coming in ours.items():
-                    del self._coming[number]
+                    self._coming.pop(number, None)
                     coming.done.set()
         for number, coming in theirs.items():
             coming.done.wait()
@@ -240,8 +247,6 @@ class RemoteFile:
     def _later(self, pieces: _Range) -> None:
         """Have pieces fetched by other threads, which this process starts when it first needs them."""
         with self._lock:
-            if self._owner != os.getpid():
-                self._owner, self._threads, self._ahead = os.getpid(), 0, SimpleQueue()
             for start in range(pieces.start, pieces.stop, REQUEST):
                 self._ahead.put((start, min(start + REQUEST, pieces.stop) - 1))
             starting = self._threads < CONNECTIONS
@@ -272,6 +277,8 @@ class RemoteFile:
         except Corrupt:
             index, fetched = self._index(size, None)
             index.check_all()
+        except OSError as exc:
+            raise ours(exc, tempfile.gettempdir()) from exc
         if self._cache is not None:
             for start in fetched:
                 at = start - (self.size - size)
@@ -314,7 +321,7 @@ class RemoteFile:
     def close(self) -> None:
         """Let go of the store."""
         with self._lock:
-            for _ in range(self._threads if self._owner == os.getpid() else 0):
+            for _ in range(self._threads):
                 self._ahead.put(None)
             self._threads = 0
             self._held.clear()
