@@ -19,7 +19,7 @@ from dls.fuse.records import FOR_EVER, length_of
 from dls.fuse.tree import Tree
 from dls.logistics.errors import DlsError, Invalid, Unsupported
 
-_LOOKUP, _FORGET, _GETATTR, _READLINK, _READ, _STATFS = 1, 2, 3, 5, 15, 17
+_LOOKUP, _FORGET, _GETATTR, _READLINK, _READ, STATFS = 1, 2, 3, 5, 15, 17
 _GETXATTR, _LISTXATTR, _INIT, _READDIR, _ACCESS = 22, 23, 26, 28, 34
 _INTERRUPT, _DESTROY, _BATCH_FORGET, _READDIRPLUS = 36, 38, 42, 44
 _WRITES: Final = frozenset({4, 6, 8, 9, 10, 11, 12, 13, 16, 21, 24, 35, 43, 45})
@@ -64,13 +64,13 @@ class Server:
             _READDIR: self._readdir,
             _READLINK: self._readlink,
             _INIT: self._init,
-            _STATFS: self._statfs,
+            STATFS: self._statfs,
         }
         if tree.attributed:  # else ENOSYS, once: the kernel then asks of no file any more
             self._answers |= {_GETXATTR: self._getxattr, _LISTXATTR: self._listxattr}
 
-    def run(self, seen: Callable[[], None] = lambda: None) -> None:
-        """Answer until the mount is gone.  `seen` is called for each request."""
+    def run(self, seen: Callable[[int], None] = lambda opcode: None) -> None:
+        """Answer until the mount is gone.  `seen` is called for each request, with what it is."""
         fd, unpack_in, pack_out = self._fd, _IN.unpack_from, _OUT.pack
         read, writev, answer, now = os.read, os.writev, self._answer, time.monotonic
         os.set_blocking(fd, False)
@@ -93,8 +93,7 @@ class Server:
                 continue
             try:
                 _, opcode, unique, node, *_ = unpack_in(data)
-                if opcode != _STATFS:  # who asks whether a mount is there does not use it
-                    seen()
+                seen(opcode)
                 if opcode in _SILENT:
                     if opcode == _DESTROY:
                         return
