@@ -14,6 +14,8 @@ from functools import cached_property
 from typing import Final
 
 from dls.fuse import records, whiteout
+from dls.fuse.image import Image
+from dls.fuse.index import damaged
 from dls.fuse.listings import Tag, shift, shifted
 from dls.fuse.records import Attr
 from dls.fuse.spool import Spool
@@ -141,6 +143,14 @@ class Joined(Tree):
             (name, self.lifted(number, attr)) for name, attr in tree.rows(own) if not (layers and whiteout.hides(attr))
         )
 
+    def walk(self, path: bytes = b"") -> Iterator[tuple[bytes, Attr]]:
+        """Everything below a folder, folders before what is in them."""
+        most = _most(self)
+        for number, row in enumerate(super().walk(path)):
+            if number > most:
+                raise damaged("it shows more names than it holds")
+            yield row
+
     # -------------------------------------------------------------------------------------------- bytes
 
     def pieces(self, attr: Attr, start: int, stop: int) -> list[bytes | memoryview]:
@@ -170,6 +180,13 @@ class Joined(Tree):
         """Let go of all trees.  Idempotent."""
         for tree in self.trees:
             tree.close()
+
+
+def _most(tree: Tree) -> float:
+    """Names that a tree can have at most."""
+    if isinstance(tree, Joined):
+        return sum(map(_most, tree.trees)) + len(tree.trees)
+    return tree.index.names.count if isinstance(tree, Image) else float("inf")
 
 
 def _kept(entries: Iterable[Entry]) -> Manifest:
