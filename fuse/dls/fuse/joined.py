@@ -24,9 +24,11 @@ from dls.logistics.entry import Entry
 from dls.logistics.errors import Unsupported
 from dls.logistics.manifest import Manifest, SegmentRef
 from dls.logistics.segment import Segment, cut
+from dls.logistics.stores.posix_errors import ours
 
 MOST: Final = 256
 """Trees at once; each keeps two files open."""
+_FOLDERS_KEPT: Final = 4096
 
 
 class Joined(Tree):
@@ -40,6 +42,8 @@ class Joined(Tree):
             )  # fmt: skip
         self.name, self.trees, self.tag = name, list(trees), tag
         self._shift, self._mask, self._made = tag.shift, tag.inside, tag.made
+        self._above: dict[bytes, int] = {}
+        """Folders of which something was looked for by its path."""
         self.block = max(tree.block for tree in trees)
         self.size = sum(tree.size for tree in trees)
         self.counts = {
@@ -117,6 +121,19 @@ class Joined(Tree):
         gone = not found or (self.tag.layers and whiteout.record_hides(found))
         return b"" if gone else shift(found, number, self.tag)
 
+    def find(self, path: bytes) -> Attr:
+        """The node of a path; NotFound with the path."""
+        above, _, name = path.rpartition(b"/")
+        folder = self._above.get(above) if name else None
+        if folder is not None and (record := self.lookup(folder, name)):
+            return records.unpack(record)
+        found = super().find(path)
+        if above and folder is None:
+            if len(self._above) >= _FOLDERS_KEPT:
+                self._above.clear()
+            self._above[above] = super().find(above).node
+        return found
+
     def listing(self, folder: int, offset: int, size: int) -> list[bytes]:
         """Whole records of a folder from `offset` on, at most `size` bytes."""
         number = folder >> self._shift
@@ -191,10 +208,14 @@ def _most(tree: Tree) -> float:
 
 def _kept(entries: Iterable[Entry]) -> Manifest:
     """A manifest whose segments go to a nameless file."""
-    spool, rows, refs = Spool(os.fsencode(tempfile.gettempdir())), dict[bytes, tuple[int, int]](), list[SegmentRef]()
-    for segment in cut(entries):
-        data = segment.encode()
-        rows[segment.digest] = len(spool), len(data)
-        spool.add(data)
-        refs.append(SegmentRef.of(segment))
+    folder = tempfile.gettempdir()
+    spool, rows, refs = Spool(os.fsencode(folder)), dict[bytes, tuple[int, int]](), list[SegmentRef]()
+    try:
+        for segment in cut(entries):
+            data = segment.encode()
+            rows[segment.digest] = len(spool), len(data)
+            spool.add(data)
+            refs.append(SegmentRef.of(segment))
+    except OSError as exc:
+        raise ours(exc, folder) from exc
     return Manifest(tuple(refs), lambda digest: Segment.decode(spool.at(*rows[digest]), expect=digest))
