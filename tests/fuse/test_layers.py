@@ -21,6 +21,7 @@ from components.http_plain import python_server
 from dls.fuse import compare, files, source, spool
 from dls.fuse import image as images
 from dls.fuse.beside import Beside, named_of, open_beside
+from dls.fuse.hashing import Hashing
 from dls.fuse.image import open_image
 from dls.fuse.index import FOOTER
 from dls.fuse.layering import Edits, compact, layer
@@ -247,13 +248,13 @@ def test_only_the_bytes_decide(tmp_path: Path) -> None:
 @pytest.mark.spec("LAYER-5")
 def test_a_source_that_changes(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     victim = three / "tree" / "d" / "f9"
-    hashed = compare._Hashing._hashed
+    hashed = Hashing.digests
 
-    def then_changed(self: compare._Hashing, some: list[object]) -> list[bytes]:
+    def then_changed(self: Hashing[object], some: list[object]) -> list[bytes]:
         victim.write_bytes(b"longer than it was" * 1000)
         return hashed(self, some)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compare._Hashing, "_hashed", then_changed)
+    monkeypatch.setattr(Hashing, "digests", then_changed)
     with pytest.raises(Conflict) as error:
         layer(str(three / "v3.sqfs"), str(three / "tree"), str(three / "v4.sqfs"), HERE)
     assert error.value.code == "source-changed"

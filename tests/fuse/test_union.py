@@ -23,6 +23,7 @@ from dls.fuse import union as unions
 from dls.fuse.image import Image, open_image
 from dls.fuse.layering import Edits, compact, layer
 from dls.fuse.layers import open_stack
+from dls.fuse.origin import TreeOrigin
 from dls.fuse.pack import Options, pack
 from dls.fuse.source import Item
 from dls.fuse.tree import Tree
@@ -104,6 +105,10 @@ def test_layers_of_any_edits(steps: list[list[Edit]], tmp_path_factory: pytest.T
             assert isinstance(stack, Union) == bool(number)
             agree(stack, direct)
             assert not [error for _, error in stack.verify() if error]
+            if number:  # the same tree out of an image is the same layer
+                origin = TreeOrigin(direct, ("dls.fuse.image:open_image", (str(folder / "direct.sqfs"),)))
+                layer(str(folder / f"v{number - 1}.sqfs"), origin, str(folder / "of.sqfs"), HERE._replace(replace=True))
+                assert (folder / "of.sqfs").read_bytes() == Path(image).read_bytes()
         compact(image, str(folder / "one.sqfs"), HERE._replace(replace=True))
         assert (folder / "one.sqfs").read_bytes() == (folder / "direct.sqfs").read_bytes()
     layer(image, str(tree), str(folder / "same.sqfs"), HERE)

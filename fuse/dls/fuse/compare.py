@@ -10,39 +10,25 @@ from __future__ import annotations
 import marshal
 import struct
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from dls.fuse import whiteout
-from dls.fuse.index import damaged
-from dls.fuse.origin import File, Origin, Reader, opened
+from dls.fuse.hashing import Hashing
+from dls.fuse.origin import File, Origin
+from dls.fuse.pairs import Theirs, joined
 from dls.fuse.source import Item
 from dls.fuse.spool import Spool
-from dls.logistics import digest as digests
-from dls.logistics import names
-from dls.logistics.entry import FILE, Entry
 from dls.logistics.transfer.progress import Progress
 
 BATCH_FILES: Final = 512
 BATCH_BYTES: Final = 4 << 20
-STRETCH: Final = 1 << 20
-"""A file larger than this is hashed as it is read."""
 _EVENTS: Final = 4096
-_AHEAD: Final = 4
 _ROW = struct.Struct("<QI")
 
 Group = Any
 """What all names of one inode share."""
-
-
-class Theirs(NamedTuple):
-    """A name of the tree below: its item, and the digest of a file."""
-
-    item: Item
-    digest: bytes = digests.UNKNOWN
 
 
 @dataclass(slots=True)
@@ -122,20 +108,20 @@ class Differences:
         workers: int, progress: Progress, alive: Callable[[], None],
     ) -> None:  # fmt: skip
         """Compare; `keeps` says of a name that only the tree below has whether it stays."""
-        hashing = _Hashing(origin, workers)
+        hashing = Hashing[_Event](origin, workers)
         try:
-            for place, (one, other) in enumerate(_joined(mine, theirs)):
+            for place, (one, other) in enumerate(joined(mine, theirs)):
                 kept = one is None and other is not None and keeps(other.item)
                 if kept and other is not None:
                     one = _of_below(other.item)
                 self._step(place, one, other, where, kept=kept)
                 if self._files >= BATCH_FILES or self._bytes >= BATCH_BYTES or len(self._events) >= _EVENTS:
                     alive()
-                    self._settle(hashing.swap(self._batch()), progress)
+                    self._settle(hashing.swap(*self._batch()), progress)
             while self._stack:
                 self._close()
             assert not self._pending, list(self._pending)[:3]
-            for found in (hashing.swap(self._batch()), *hashing.rest()):
+            for found in (hashing.swap(*self._batch()), *hashing.rest()):
                 self._settle(found, progress)
         finally:
             hashing.close()
@@ -216,10 +202,10 @@ class Differences:
 
     # -------------------------------------------------------------------------------------------- settling
 
-    def _batch(self) -> list[_Event]:
+    def _batch(self) -> tuple[list[_Event], list[File]]:
         events, self._events = self._events, []
         self._files = self._bytes = 0
-        return events
+        return events, [File(e.item.path, e.item.size, e.item.mtime_ns) for e in events if e.digest is not None]
 
     def _settle(self, batch: tuple[list[_Event], list[bytes]], progress: Progress) -> None:
         events, found = batch
@@ -331,75 +317,6 @@ def _differ(one: Item, other: Item | None) -> bool:
     )
 
 
-def _joined(mine: Iterator[Item], theirs: Iterator[Theirs]) -> Iterator[tuple[Item | None, Theirs | None]]:
-    """Two streams side by side by name."""
-    one, other = next(mine, None), next(theirs, None)
-    while one is not None or other is not None:
-        if other is None or (one is not None and one.path < other.item.path):
-            yield one, None
-            one = next(mine, None)
-        elif one is None or other.item.path < one.path:
-            yield None, other
-            other = next(theirs, None)
-        else:
-            yield one, other
-            one, other = next(mine, None), next(theirs, None)
-
-
-def with_digests(items: Iterator[Item], entries: Iterable[Entry]) -> Iterator[Theirs]:
-    """The items of a tree with the digests of its manifest."""
-    rest = iter(entries)
-    for item in items:
-        if item.mode >> 12 != 8:
-            yield Theirs(item)
-            continue
-        for entry in rest:
-            if entry.path == item.path and entry.kind == FILE:
-                yield Theirs(item, entry.digest)
-                break
-        else:
-            raise damaged("its manifest lacks a file", key=names.show(item.path))
-
-
 def _of_below(item: Item) -> Item:
     """An item that stays as it is below; its hard-link group is none of the source."""
     return item._replace(group=(-1, item.group[1])) if item.group is not None else item
-
-
-class _Hashing:
-    """Hashes the files of batches, a few batches ahead; results come in the order of the batches."""
-
-    def __init__(self, origin: Origin, workers: int) -> None:
-        self._reader: Reader = opened(origin.reader())
-        self._pool = ThreadPoolExecutor(max(1, workers), "dls-compare")
-        self._under_way: deque[tuple[list[_Event], Future[list[bytes]]]] = deque()
-
-    def swap(self, events: list[_Event]) -> tuple[list[_Event], list[bytes]]:
-        """Take a batch in; give the oldest back once there are enough, else an empty one."""
-        files = [File(e.item.path, e.item.size, e.item.mtime_ns) for e in events if e.digest is not None]
-        self._under_way.append((events, self._pool.submit(self._hashed, files)))
-        return self._oldest() if len(self._under_way) > _AHEAD else ([], [])
-
-    def rest(self) -> Iterator[tuple[list[_Event], list[bytes]]]:
-        """All that are left."""
-        while self._under_way:
-            yield self._oldest()
-
-    def _oldest(self) -> tuple[list[_Event], list[bytes]]:
-        events, found = self._under_way.popleft()
-        return events, found.result()
-
-    def _hashed(self, files: list[File]) -> list[bytes]:
-        small = [file for file in files if file.size <= STRETCH]
-        found = iter([digests.of(body) for body in self._reader.bodies(small)])
-        return [next(found) if file.size <= STRETCH else self._one(file) for file in files]
-
-    def _one(self, file: File) -> bytes:
-        hasher = digests.Hasher(0)
-        for body in self._reader.stretch(file._replace(stop=file.size)):
-            hasher.update(body)
-        return hasher.digest()
-
-    def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown(cancel_futures=True)

@@ -14,6 +14,8 @@ from functools import cached_property
 from typing import Final
 
 from dls.fuse import records, whiteout
+from dls.fuse.image import Image
+from dls.fuse.index import damaged
 from dls.fuse.listings import Tag, shift, shifted
 from dls.fuse.records import Attr
 from dls.fuse.spool import Spool
@@ -22,9 +24,11 @@ from dls.logistics.entry import Entry
 from dls.logistics.errors import Unsupported
 from dls.logistics.manifest import Manifest, SegmentRef
 from dls.logistics.segment import Segment, cut
+from dls.logistics.stores.posix_errors import ours
 
 MOST: Final = 256
 """Trees at once; each keeps two files open."""
+_FOLDERS_KEPT: Final = 4096
 
 
 class Joined(Tree):
@@ -38,6 +42,8 @@ class Joined(Tree):
             )  # fmt: skip
         self.name, self.trees, self.tag = name, list(trees), tag
         self._shift, self._mask, self._made = tag.shift, tag.inside, tag.made
+        self._above: dict[bytes, int] = {}
+        """Folders of which something was looked for by its path."""
         self.block = max(tree.block for tree in trees)
         self.size = sum(tree.size for tree in trees)
         self.counts = {
@@ -115,6 +121,19 @@ class Joined(Tree):
         gone = not found or (self.tag.layers and whiteout.record_hides(found))
         return b"" if gone else shift(found, number, self.tag)
 
+    def find(self, path: bytes) -> Attr:
+        """The node of a path; NotFound with the path."""
+        above, _, name = path.rpartition(b"/")
+        folder = self._above.get(above) if name else None
+        if folder is not None and (record := self.lookup(folder, name)):
+            return records.unpack(record)
+        found = super().find(path)
+        if above and folder is None:
+            if len(self._above) >= _FOLDERS_KEPT:
+                self._above.clear()
+            self._above[above] = super().find(above).node
+        return found
+
     def listing(self, folder: int, offset: int, size: int) -> list[bytes]:
         """Whole records of a folder from `offset` on, at most `size` bytes."""
         number = folder >> self._shift
@@ -140,6 +159,14 @@ class Joined(Tree):
         return (
             (name, self.lifted(number, attr)) for name, attr in tree.rows(own) if not (layers and whiteout.hides(attr))
         )
+
+    def walk(self, path: bytes = b"") -> Iterator[tuple[bytes, Attr]]:
+        """Everything below a folder, folders before what is in them."""
+        most = _most(self)
+        for number, row in enumerate(super().walk(path)):
+            if number > most:
+                raise damaged("it shows more names than it holds")
+            yield row
 
     # -------------------------------------------------------------------------------------------- bytes
 
@@ -172,12 +199,23 @@ class Joined(Tree):
             tree.close()
 
 
+def _most(tree: Tree) -> float:
+    """Names that a tree can have at most."""
+    if isinstance(tree, Joined):
+        return sum(map(_most, tree.trees)) + len(tree.trees)
+    return tree.index.names.count if isinstance(tree, Image) else float("inf")
+
+
 def _kept(entries: Iterable[Entry]) -> Manifest:
     """A manifest whose segments go to a nameless file."""
-    spool, rows, refs = Spool(os.fsencode(tempfile.gettempdir())), dict[bytes, tuple[int, int]](), list[SegmentRef]()
-    for segment in cut(entries):
-        data = segment.encode()
-        rows[segment.digest] = len(spool), len(data)
-        spool.add(data)
-        refs.append(SegmentRef.of(segment))
+    folder = tempfile.gettempdir()
+    spool, rows, refs = Spool(os.fsencode(folder)), dict[bytes, tuple[int, int]](), list[SegmentRef]()
+    try:
+        for segment in cut(entries):
+            data = segment.encode()
+            rows[segment.digest] = len(spool), len(data)
+            spool.add(data)
+            refs.append(SegmentRef.of(segment))
+    except OSError as exc:
+        raise ours(exc, folder) from exc
     return Manifest(tuple(refs), lambda digest: Segment.decode(spool.at(*rows[digest]), expect=digest))

@@ -7,20 +7,24 @@ compact("v2.sqfs", "whole.sqfs")
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from dls.fuse.compare import Counts, Differences, with_digests
+from dls.fuse.compare import Counts, Differences
 from dls.fuse.layers import absolute, recorded, split
 from dls.fuse.layers import opened as opened_stack
 from dls.fuse.origin import Description, File, FolderOrigin, Origin, Reader, TreeOrigin, opened
 from dls.fuse.pack import Options, Result, pack, refuse_taken
+from dls.fuse.pairs import with_digests
 from dls.fuse.source import Attributes, Item
 from dls.fuse.spool import Spool
 from dls.fuse.tree import Tree
 from dls.fuse.union import Union
 from dls.logistics import names
+from dls.logistics.stores.posix_errors import ours
 from dls.logistics.transfer.progress import Progress
 
 _PLAIN = Options()
@@ -102,10 +106,17 @@ def layer(
     onto = absolute(onto)
     images = opened_stack(split(onto))
     tree: Tree = images[0] if len(images) == 1 else Union(onto, images)
-    with tree:
+    collects = gc.isenabled()
+    gc.disable()  # as packing does: millions of small tuples, none in a cycle
+    with tree, ExitStack() as after:
+        if collects:
+            after.callback(gc.enable)
         for name in edits.delete:
             tree.find(name)
-        found = _compared(tree, origin, os.path.dirname(path), options, edits, progress, alive)
+        try:
+            found = _compared(tree, origin, os.path.dirname(path), options, edits, progress, alive)
+        except OSError as exc:
+            raise ours(exc, os.fsdecode(path)) from exc
         progress.phase = "packing"
         below = TreeOrigin(tree, (_STACK, (onto,))).reader()
         differences = LayerOrigin(found, (origin or TreeOrigin(tree, (_STACK, (onto,)))).reader(), below)
@@ -125,9 +136,10 @@ def _compared(
     whole = frozenset[Any]()
     while True:
         found = Differences(lambda: Spool(folder), whole)
+        entries = tree.entries() if isinstance(tree, Union) else tree.manifest
         workers = options.workers if options.workers >= 0 else len(os.sched_getaffinity(0))
         found.run(
-            _source(tree, origin, options, edits), with_digests(tree.items(), tree.manifest), reader, where,
+            _source(tree, origin, options, edits), with_digests(tree.items(), entries), reader, where,
             keeps=keeps, workers=workers, progress=progress, alive=alive,
         )  # fmt: skip
         more = found.broken()

@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from dls.fuse.index import damaged
 from dls.fuse.records import DIRENT_INO, HEAD, INO, MODE, NAME_SIZE, NODE, OFF, RDEV, TYPE, U32, U64, length_of
 
 
@@ -50,7 +51,9 @@ Cut = tuple[int, int]
 
 
 def cookie_of(record: bytes) -> Cut:
-    """Where a record lies in the listing of its folder."""
+    """Where a record lies in the listing of its folder; Corrupt where there is none."""
+    if len(record) < HEAD:
+        raise damaged("a name in a listing is not in its table")
     (stop,) = U64.unpack_from(record, OFF)
     return stop - length_of(U32.unpack_from(record, NAME_SIZE)[0]), stop
 
@@ -99,6 +102,8 @@ def without(piece: bytes, cuts: Sequence[Cut]) -> list[bytes]:
     for start, stop in cuts[bisect_right(cuts, (begin, 0)) :]:
         if start >= end:
             break
+        if start < at or stop > end or U64.unpack_from(piece, start - begin + OFF)[0] != stop:
+            raise damaged("a listing is not in order")
         if start > at:
             out.append(piece[at - begin : start - begin])
         at = stop

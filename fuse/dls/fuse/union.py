@@ -79,9 +79,11 @@ class Union(Joined):
             raise NotFound(f"{self.name} has no folder {node:x}", code="no-such-key", remedy="mount it again") from None
 
     def _discover(self) -> None:
-        todo = [self.root]
+        todo, seen = [self.root], {self.root}
         while todo:
-            todo.extend(node for _, node in self.plan(todo.pop()).folders)
+            found = {node for _, node in self.plan(todo.pop()).folders} - seen
+            seen |= found
+            todo.extend(found)
 
     # ---------------------------------------------------------------------------------------------- names
 
@@ -249,7 +251,10 @@ class Union(Joined):
                 if not lowest:
                     seen.add(name)
                 if attr.mode >> 12 == 4 and not lowest:
-                    yield name, records.unpack(self._shown(self._meets(parts[level:], name)))
+                    found = self._shown(self._meets(parts[level:], name))
+                    if not found:
+                        raise damaged("a name in a listing is not in its table")
+                    yield name, records.unpack(found)
                 elif not (number and whiteout.hides(attr)):
                     yield name, self.lifted(number, attr)
 
