@@ -8,20 +8,22 @@ import io
 import lzma
 import os
 import random
+import shutil
 import stat
 import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zstandard
 
-from components import archives, trees
+from components import archives, rars, trees
 from dls.fuse.foreign import zip as zip_module
 from dls.fuse.image import Image
 from dls.fuse.indexing import FOLDER
@@ -506,6 +508,57 @@ def test_zips_that_cannot_be_read(tmp_path: Path) -> None:
     for size in (2000, len(whole) - 30, len(whole) - 1):
         with pytest.raises(Corrupt, match="cut short"):
             opened(tmp_path, whole[:size])
+
+
+# ----------------------------------------------------------------------------------------------------- rar
+
+needs_libarchive = pytest.mark.skipif(find_library("archive") is None, reason="libarchive13 is not installed")
+RAR = [
+    rars.Member("folder", mode=0o040750),
+    rars.Member("folder/text", b"words and words again " * 50_000, 0o100640),
+    rars.Member("folder/empty"),
+    rars.Member("einé", random.Random(3).randbytes(400_000)),
+    rars.Member("link", mode=0o120777, link="folder/text"),
+]
+
+
+@needs_libarchive
+@pytest.mark.spec("FOREIGN-1", "FOREIGN-2", "FOREIGN-4")
+@pytest.mark.parametrize("write", [rars.rar4, rars.rar5])
+def test_rar(write: Callable[[list[rars.Member]], bytes], tmp_path: Path) -> None:
+    data = write(RAR)
+    wanted = {one.name.encode(): one.body for one in RAR if one.mode >> 12 == 8}
+    for _ in range(2):
+        with opened(tmp_path, data, cache_folder=str(tmp_path / "cache")) as found:
+            assert content(found) == wanted
+            assert found.text(found.find(b"link")) == b"folder/text"
+            assert {oct(found.find(b"folder").mode), oct(found.find(b"folder/text").mode)} == {"0o40750", "0o100640"}
+            if write is rars.rar5:
+                assert found.find("einé".encode()).mtime_ns == 1_600_000_000 * 10**9
+            attr = found.find("einé".encode())
+            assert found.read(attr, 300_000, 300_100) == wanted["einé".encode()][300_000:300_100]
+    if shutil.which("bsdtar"):  # what was written by hand is a rar to others, too
+        (tmp_path / "out").mkdir()
+        subprocess.run(
+            ["bsdtar", "-xf", tmp_path / "it", "-C", tmp_path / "out"], check=True, env={"LC_ALL": "C.UTF-8"}
+        )
+        assert (tmp_path / "out" / "einé").read_bytes() == wanted["einé".encode()]
+    for size in (len(data) // 2, len(data) - 400_500, *((len(data) - 1,) if write is rars.rar5 else ())):
+        with pytest.raises(Corrupt) as told:
+            opened(tmp_path, data[:size])
+        assert told.value.code == "bad-archive"
+    bad = bytearray(data)
+    bad[bad.find(b"words") + 1000] ^= 1
+    with pytest.raises(Corrupt, match="folder/text"):
+        opened(tmp_path, bytes(bad))
+
+
+@needs_libarchive
+def test_a_hard_link_of_rar(tmp_path: Path) -> None:
+    members = [*RAR, rars.Member("hard", link="folder/text")]
+    with opened(tmp_path, rars.rar5(members)) as found:
+        assert found.find(b"hard").node == found.find(b"folder/text").node
+        assert found.find(b"hard").nlink == 2
 
 
 # ----------------------------------------------------------------------------------------------------- ext

@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import archives
+from components import archives, rars
 from dls.fuse.opening import open_tree
 
 FORMS = [
     "gnu.tar", "pax-sparse.tar", "pax-sparse-0.1.tar", "plain.tar.gz", "plain.tar.bz2", "plain.tar.xz", "plain.tar.zst",
     "info.zip", "gzip.sqfs", "lzo.sqfs", "lz4.sqfs", "xz.sqfs", "zstd.sqfs", "lzma.sqfs", "made-inline.ext4",
-    "small-blocks.ext2",
+    "small-blocks.ext2", "four.rar", "five.rar",
 ]  # fmt: skip
 # Formats in which every byte of a file is covered by a sum.
-SUMMED = ("gz", "bz2", "xz", "zip")
+SUMMED = ("gz", "bz2", "xz", "zip", "rar")
 ROUNDS = 25 if os.environ.get("DLS_FAULTS") != "full" else 400
 
 # In a process of its own: what crashes, hangs or takes all memory is seen by its end.
@@ -109,7 +109,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_damaged_archives(name: str, small: Path, tmp_path: Path) -> None:
     if not archives.have(name):
         pytest.skip(f"the program that makes {name} is not installed")
-    path = archives.made(name, small, tmp_path)
+    if name.endswith("rar"):
+        path = str(tmp_path / name)
+        members = [rars.Member(f"f/{i}", os.urandom(i * 900), 0o100640) for i in range(12)]
+        members.append(rars.Member("link", mode=0o120777, link="f/1"))
+        Path(path).write_bytes((rars.rar5 if name == "five.rar" else rars.rar4)(members))
+    else:
+        path = archives.made(name, small, tmp_path)
     summed = name.endswith(SUMMED)
     command = [sys.executable, "-c", FUZZ, path, "5", str(ROUNDS), str(summed)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110 if ROUNDS < 100 else 3000, check=False)

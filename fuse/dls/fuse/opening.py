@@ -26,7 +26,6 @@ _BEGIN: Final = 2048
 _PADDING: Final = 2 << 20
 """Some tools fill up with zeros, to a page or to a megabyte."""
 _SMALL: Final = 64 << 10
-_RAR: Final = b"Rar!\x1a\x07"
 
 
 def open_tree(
@@ -93,6 +92,10 @@ def _others(source: Source, begin: bytes, stamp: str, context: Context) -> Image
         from dls.fuse.foreign.ext_tree import open_ext
 
         return open_ext(source, stamp, context)
+    if begin.startswith(b"Rar!\x1a\x07"):
+        from dls.fuse.foreign.rar import open_rar
+
+        return open_rar(source, stamp, context)
     raise Invalid(
         f"{source.name} is no image or archive that dls knows, or was cut short", code="not-an-image",
         remedy="name a SquashFS, tar, zip, rar or ext file, or pack a folder: dls pack FOLDER IMAGE",

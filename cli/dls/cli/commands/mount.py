@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 )
 @click.option("--cache-size", default="10GB", metavar="SIZE", help="How much of them, of all images together.")
 @click.option("--idle-timeout", default="", metavar="PT10M", help="Unmount once nobody used it for so long.")
+@click.option(
+    "--with",
+    "how",
+    type=click.Choice(["auto", "kernel-wire", "libfuse"]),
+    default="auto",
+    help="Our own server, or libfuse, where only that can mount.",
+)
 def mount(
     front: Front,
     images: tuple[str, ...],
@@ -47,6 +54,7 @@ def mount(
     cache: str,
     cache_size: str,
     idle_timeout: str,
+    how: str,
 ) -> None:
     """Mount an image on a folder; needs no root (fusermount3).  Every byte is checked when it is read.
 
@@ -59,8 +67,9 @@ def mount(
     Archives of other tools (SquashFS, tar, zip, rar, ext) are mounted too, with the checks that their format has.
     """
     needs()
-    from dls.fuse import mounting
+    from dls.fuse import libfuse, mounting
 
+    by_libfuse = libfuse.wanted(how)
     idle = read_duration(idle_timeout) if idle_timeout else 0
     options = mounting.MountOptions(allow_other or None, servers, float(idle))
     folder = os.path.abspath(folder)  # noqa: PTH100 - links stay as they are written
@@ -70,6 +79,10 @@ def mount(
     }
     name, opener, dataset = _shown(front, images, union, kept)
     started = time.monotonic()
+    if foreground and by_libfuse:
+        libfuse.check(options)
+        libfuse.serve(name, opener, folder, options, lambda text: front.out.tell("note", {"text": text}))
+        return
     if foreground:
         with opener():
             pass
@@ -77,7 +90,7 @@ def mount(
         front.out.tell("note", {"text": f"{folder} is mounted; end it with dls umount or Ctrl-C"})
         mounting.serve(opener, folder, fd, options, lambda text: front.out.tell("note", {"text": text}))
         return
-    keeper = mounting.in_background(name, opener, folder, options, _log(front, folder))
+    keeper = (libfuse if by_libfuse else mounting).in_background(name, opener, folder, options, _log(front, folder))
     facts = {"action": "mount", "image": name, "dataset": dataset, "folder": folder, "keeper": keeper}
     took = time.monotonic() - started
     what = f"{dataset} ({place(name)})" if dataset else place(name)

@@ -15,15 +15,12 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
-from dls.fuse.codec import FrameStream, Packer, sum_of
+from dls.fuse.codec import FrameStream
 from dls.fuse.foreign.archive import Context, damaged, unreadable
+from dls.fuse.foreign.framed import Frames
 from dls.fuse.image import Source
-from dls.fuse.index import EXTENT, RAW
-from dls.fuse.indexing import Making
-from dls.logistics.errors import Corrupt, Unavailable
+from dls.logistics.errors import Corrupt
 
-FRAME: Final = 256 << 10
-"""Bytes of the stream in a frame."""
 MAGICS: Final = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _SKIPPABLE: Final = 0x184D2A50
 _READ: Final = 1 << 20
@@ -189,13 +186,10 @@ class Unpacked:
 
 
 class Forward:
-    """A stream that passes by: looked at in order, and written down in frames, whose rows are blocks of an index."""
+    """A stream that passes by: looked at in order, and written down in frames."""
 
-    def __init__(self, parts: Iterator[bytes], making: Making, context: Context, name: str) -> None:
-        self._parts, self._making, self._context, self._name = _threaded(parts), making, context, name
-        self.block = FRAME
-        self._pack = Packer(1)
-        self._open = bytearray()
+    def __init__(self, parts: Iterator[bytes], frames: Frames, name: str) -> None:
+        self._parts, self._frames, self._name = _threaded(parts), frames, name
         self._start, self._held = 0, bytearray()
 
     def at(self, offset: int, size: int) -> bytes:
@@ -209,33 +203,14 @@ class Forward:
         """One part more; what lies before `wanted` is let go."""
         part = next(self._parts, None)
         if part is None:
-            self._cut(len(self._open))
             return False
-        self._open += part
-        if len(self._open) >= FRAME:
-            self._cut(len(self._open) // FRAME * FRAME)
+        self._frames.add(part)
         self._held += part
         gone = min(wanted - self._start, len(self._held))
         if gone > 0:
             del self._held[:gone]
             self._start += gone
         return True
-
-    def _cut(self, size: int) -> None:
-        making = self._making
-        for at in range(0, size, FRAME):
-            plain = bytes(self._open[at : at + FRAME])
-            data = self._pack.one(plain)
-            raw = len(data) >= len(plain)
-            data = plain if raw else data
-            making.blocks.add(EXTENT.pack(making.at, len(data) | (RAW if raw else 0), sum_of(data)))
-            making.write(data)
-        del self._open[:size]
-        if making.at > self._context.limit:
-            raise Unavailable(
-                f"{self._name} takes more room, unpacked for reading, than the {self._context.limit:,} bytes allowed",
-                code="cache-too-small", store=self._name, remedy="give more with --cache-size, or pack it as an image",
-            )  # fmt: skip
 
     def reach(self, stop: int, what: str) -> None:
         """Corrupt where the stream ends before `stop`."""
@@ -247,6 +222,7 @@ class Forward:
         found = bool(self.at(ended, 1 << 16).strip(b"\0"))
         while self._pull(1 << 62):
             pass
+        self._frames.finish()
         return found
 
 

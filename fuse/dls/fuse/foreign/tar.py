@@ -6,19 +6,20 @@ index: then any byte is one frame away, whatever the compressor, and each frame 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from bisect import bisect_right
 from typing import Any, Final
 
 from dls.fuse.foreign.archive import Archive, Context, damaged, index_of
+from dls.fuse.foreign.framed import FRAME, Framed, Frames
 from dls.fuse.foreign.members import DANGLING, Member, Members
-from dls.fuse.foreign.stream import FRAME, Forward, Unpacked
+from dls.fuse.foreign.stream import Forward, Unpacked
 from dls.fuse.foreign.tarhead import Head, Headers
-from dls.fuse.image import LocalFile, Source
+from dls.fuse.image import Source
 from dls.fuse.index import Index
 from dls.fuse.indexing import Making
 from dls.fuse.records import Attr
 from dls.logistics import names
-from dls.logistics.errors import Corrupt
 
 _PLAIN, _SPARSE = 0, 1
 """`attr.b`: `attr.a` × 512 is where the bytes begin; where the headers begin, which have a map of the file."""
@@ -27,16 +28,8 @@ _WINDOW: Final = 1 << 20
 _LOOK: Final = 16 << 10
 
 
-class Tar(Archive):
-    """A tar archive."""
-
-    def __init__(self, source: Source, form: str, index: Index, fd: int) -> None:
-        super().__init__(source, index, fd)
-        self.form = form
-        if form != "tar":
-            # Bytes come from the frames, whose table is that of blocks.
-            stored = LocalFile.over(fd, f"the unpacked copy of {source.name}")
-            self._outside, self.source = source, stored
+class _Tar(Archive):
+    """A tar archive, wherever its bytes are."""
 
     def pieces(self, attr: Attr, start: int, stop: int) -> list[bytes | memoryview]:
         """The bytes `start … stop-1` of a file."""
@@ -49,34 +42,9 @@ class Tar(Archive):
             return self._from_map(attr, start, stop)
         return self._bytes((attr.a << 9) + start, (attr.a << 9) + stop)
 
+    @abstractmethod
     def _bytes(self, start: int, stop: int) -> list[bytes | memoryview]:
-        """Bytes of the unpacked archive."""
-        out: list[bytes | memoryview] = []
-        if self.form == "tar":
-            found = self.source.at(start, stop - start)
-            if len(found) != stop - start:
-                raise self.damaged("it was cut short", start + len(found))
-            return [found]
-        block = self.block
-        while start < stop:
-            number, inside = divmod(start, block)
-            data = self.kept(number, block)
-            end = min(len(data), inside + stop - start)
-            if end <= inside:
-                raise self.damaged("it was cut short", start)
-            out.append(memoryview(data)[inside:end])
-            start += end - inside
-        return out
-
-    def stored(self, number: int, plain: int) -> bytes:
-        """A frame of the stream; a copy that is damaged is not kept."""
-        try:
-            return super().stored(number, plain)
-        except Corrupt:
-            self.forget()
-            raise self.damaged(
-                "the copy of it that was unpacked for reading; open it again, then it is made anew"
-            ) from None
+        """Bytes of the archive, unpacked."""
 
     def _from_map(self, attr: Attr, start: int, stop: int) -> list[bytes | memoryview]:
         pieces, begins = self.recent(attr.node, lambda: self._map(attr.a << 9), _MAPS_KEPT)
@@ -95,23 +63,36 @@ class Tar(Archive):
         return out
 
     def _map(self, start: int) -> tuple[Any, list[int]]:
-        head = Headers(lambda at, size: b"".join(self._bytes_or_less(at, size)), self.name).one(start)
+        head = Headers(lambda at, size: b"".join(self._bytes(at, at + size)), self.name).one(start)
         if head is None or head.pieces is None:
             raise self.damaged("a header is not what it was", start)
         return head.pieces, [first for first, _, _ in head.pieces]
 
-    def _bytes_or_less(self, start: int, size: int) -> list[bytes | memoryview]:
-        return [self.source.at(start, size)] if self.form == "tar" else self._bytes(start, start + size)
 
-    def close(self) -> None:
-        """Let go of everything.  Idempotent."""
-        if self.form != "tar":
-            self._outside.close()
-            self._fd = -1  # closed with the source
-        super().close()
+class Tar(_Tar):
+    """A tar archive that is read where it lies."""
+
+    form = "tar"
+
+    def _bytes(self, start: int, stop: int) -> list[bytes | memoryview]:
+        found = self.source.at(start, stop - start)
+        if len(found) != stop - start:
+            raise self.damaged("it was cut short", start + len(found))
+        return [found]
 
 
-def open_tar(source: Source, form: str, stamp: str, context: Context) -> Tar:
+class PackedTar(_Tar, Framed):
+    """A tar archive in a compressed stream."""
+
+    def __init__(self, source: Source, form: str, index: Index, fd: int) -> None:
+        super().__init__(source, index, fd)
+        self.form = form
+
+    def _bytes(self, start: int, stop: int) -> list[bytes | memoryview]:
+        return list(self.unpacked(start, stop))
+
+
+def open_tar(source: Source, form: str, stamp: str, context: Context) -> Archive:
     """The tree in a tar; `form` is `tar`, or the name of its compressor."""
 
     def make(making: Making) -> None:
@@ -120,12 +101,14 @@ def open_tar(source: Source, form: str, stamp: str, context: Context) -> Tar:
         notes: list[str] = []
         if form != "tar":
             stream = Unpacked(source, form, context)
-            window, notes = Forward(stream.parts(), making, context, source.name), stream.notes
+            frames = Frames(making, context, source.name)
+            window, notes = Forward(stream.parts(), frames, source.name), stream.notes
         members = _members(window, making, source)
         making.index(members.rows(), {"notes": notes + members.notes}, FRAME)
 
     fd, index = index_of(source, form, stamp, context, make)
-    return Tar(source, form, index, fd).keep(context)
+    tar = Tar(source, index, fd) if form == "tar" else PackedTar(source, form, index, fd)
+    return tar.keep(context)
 
 
 def _members(window: Any, making: Making, source: Source) -> Members:
