@@ -228,18 +228,21 @@ def beyond(context: Context, store: Store, version: Version, *, missing: bool = 
 
 
 def _held(context: Context, buffer: Buffer, version: Version) -> Beyond:
-    """What a buffer holds, and is not a version."""
+    """What a buffer holds, and is not a version.  An image counts as what is in it, or as the file that it is."""
     if not is_image(buffer):
         return beyond(context, open_held(context, buffer), version)
-    store = context.open_store(root_url(context, buffer))
-    beside = [name for name in _bytes_in(store) if name != IMAGE]
-    words = f"{len(beside)} files lie beside the image, first {names.show(beside[0])}" if beside else ""
+    folder = context.open_store(root_url(context, buffer))
     try:
-        found = beyond(context, open_held(context, buffer), version)
+        image = open_known(context, held_url(context, buffer))
+        if image.tree.manifest.content != version.content:
+            return beyond(context, folder, version)
+        found = beyond(context, image, version)
     except NotFound:  # what was removed is not missed
         found = Beyond("")
     except Corrupt as error:
         found = Beyond(error.message, (), 1)
+    beside = [name for name in _bytes_in(folder) if name != IMAGE]
+    words = f"{len(beside)} files lie beside the image, first {names.show(beside[0])}" if beside else ""
     return Beyond(" and ".join(filter(None, (words, found.words))), found.differ, found.count)
 
 

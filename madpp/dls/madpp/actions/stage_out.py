@@ -23,7 +23,7 @@ from dls.madpp.actions.stage_in import OURS, proven
 from dls.madpp.actions.staged import rested
 from dls.madpp.facts import hardware, software
 from dls.madpp.layout import held_url
-from dls.madpp.places import apart, containing, replica_id, replicas_at
+from dls.madpp.places import apart, containing, replica_id, replicas_at, root_url
 from dls.madpp.record import counts, evidence, placed, record, versioned
 from dls.madpp.saved import blame, reached
 from dls.madpp.source import (
@@ -253,7 +253,7 @@ def _whole_buffer(context: Context, work: _Work) -> Buffer | None:
     if work.source is None or work.only:
         return None
     buffer = containing(context, work.source.url)
-    return buffer if buffer is not None and held_url(context, buffer) == work.source.url else None
+    return buffer if buffer is not None and root_url(context, buffer) == work.source.url else None
 
 
 def _attest(context: Context, work: _Work, outcome: Outcome) -> None:

@@ -340,6 +340,24 @@ class PackRules(OurRules):
                 assert not world.untruths()
 
     @spec("ACTION-27")
+    def test_the_last_copy_is_saved_as_a_tree_or_as_the_file_that_it_is(self, tmp_path: Path) -> None:
+        for how in ("tree", "image", "file"):
+            with self.bare(tmp_path / how) as world:
+                self.tree(world)
+                one = world.take(StageIn("x:data", "scratch", as_image=True))
+                remove(world.folder / "src")
+                root = str(Path(one["path"]).parent)
+                self.refused(world, Release(root), Conflict, "buffer-dirty")
+                if how == "tree":
+                    world.take(StageOut("x:data", "archive"))
+                elif how == "image":
+                    world.take(Pack("x:data", "saved.sqfs"))
+                else:
+                    world.take(StageOut(root, "archive", "y:kept"))
+                assert world.take(Release(root))["freed"]
+                assert not world.untruths()
+
+    @spec("ACTION-27")
     def test_it_serves_and_vouches_like_another_copy(self, tmp_path: Path) -> None:
         with self.bare(tmp_path) as world:
             self.tree(world)
