@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from components import trees
 from components.loopdisk import loop_disk
 from dls.fuse import source, spool
-from dls.fuse.blocks import Form
+from dls.fuse.blocks import INSIDE, Form
 from dls.fuse.image import open_image
+from dls.fuse.index import PARTS
 from dls.fuse.pack import Options, pack
 from dls.fuse.unpack import unpack
 from dls.logistics import segment
@@ -393,3 +394,58 @@ def test_any_tree_is_read_back(tree: object, form: Form, tmp_path_factory: pytes
         assert not [error for _, error in image.verify() if error]
     assert not trees.differences(folder / "tree", folder / "out")
     assert trees.shown(folder / "tree", "%P|%y|%m|%T@|%l") == trees.shown(folder / "out", "%P|%y|%m|%T@|%l")
+
+
+def _runs(rng: random.Random) -> list[bytes]:
+    """Small files of every kind that compressors tell apart; many begin with a run."""
+    out = []
+    for n in range(200):
+        head = bytes([rng.choice(b"\0 #-A")]) * rng.choice((1, 3, 4, 5, 8, 40, 700))
+        body = rng.choice((rng.randbytes(900), b"%d words and words " % n * 40, b"\0\0\0\0\1" * 300, b"", b"x"))
+        out.append(head + body + head * rng.randrange(3))
+    return [*out, b"a", b"\0" * 4000, b"z" * (16 << 10), rng.randbytes(16 << 10), b"0123456789" * 1638]
+
+
+@pytest.mark.spec("IMAGE-14")
+def test_small_files_lie_one_by_one(tmp_path: Path, rng: random.Random) -> None:
+    bodies = _runs(rng)
+    (tmp_path / "tree").mkdir()
+    for n, body in enumerate(bodies):
+        (tmp_path / "tree" / f"{n:04d}").write_bytes(body)
+    pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+    with open_image(str(tmp_path / "i.sqfs")) as found:
+        marks = {
+            stored & PARTS for _, stored, _ in map(found.index.blocks.__getitem__, range(found.index.blocks.count))
+        }
+        assert marks == {PARTS}
+        for n, body in enumerate(bodies):
+            attr = found.find(b"%04d" % n)
+            assert found.read(attr) == b"".join(found.content(attr.node, 0, 1 << 20)) == body
+            assert found.read(attr, 3, 50) == body[3:50]
+        # The bytes of one file, no others: a neighbour is damaged.
+        one, other = found.find(b"0203"), found.find(b"0204")
+        at = found.index.blocks[other.b][0] + (other.c & INSIDE)
+    subprocess.run(
+        ["unsquashfs", "-q", "-n", "-d", tmp_path / "out", tmp_path / "i.sqfs"], check=True, capture_output=True
+    )
+    assert not trees.differences(tmp_path / "tree", tmp_path / "out")
+    data = bytearray((tmp_path / "i.sqfs").read_bytes())
+    data[at + 20] ^= 1
+    (tmp_path / "i.sqfs").write_bytes(data)
+    with open_image(str(tmp_path / "i.sqfs")) as found:
+        assert found.read(one) == bodies[203]
+        with pytest.raises(Corrupt):
+            found.read(other)
+
+
+@pytest.mark.spec("IMAGE-14")
+def test_files_much_alike_are_compressed_as_one(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    words = b" ".join(b"%x" % (n * 2654435761 % (1 << 32)) for n in range(90))
+    for n in range(300):
+        (tmp_path / "tree" / f"{n:04d}").write_bytes(words + b"%d" % n)
+    pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+    with open_image(str(tmp_path / "i.sqfs")) as found:
+        assert not any(found.index.blocks[i][1] & PARTS for i in range(found.index.blocks.count))
+        assert sum(found.index.blocks[i][1] for i in range(found.index.blocks.count)) < len(words) * 30
+        assert found.read(found.find(b"0123")) == words + b"123"

@@ -24,8 +24,8 @@ INSIDE_AT: Final = 18
 INSIDE: Final = (1 << INSIDE_AT) - 1
 """Where a part is: its first byte in the stored block (18 bits), above it its bytes, less PART_HEAD and 1 (14 bits)."""
 ROW: Final = struct.Struct("<IIIIIQ")
-"""For each file: number of its first block in the job, how many are its own (0: it shares one), offset of its content in
-the shared block, `inside` (the same, or where its part is), sum of its part, bytes that are not stored."""
+"""For each file: number of its first block in the job, how many are its own (0: it shares one), offset of its content
+in the shared block, `inside` (the same, or where its part is), sum of its part, bytes that are not stored."""
 
 
 class Form(NamedTuple):

@@ -22,8 +22,8 @@ LEVEL: Final = 3
 _WINDOW: Final = 8 << 20
 """Memory that a frame may ask for to be decoded, where it does not say how much it holds."""
 PART_LEVEL: Final = 1
-"""Higher levels bring nothing in so few bytes (measured on 17,500 files of 5 KB: 0.6 % more bytes at level 3, and 1.2 to
-1.8 times the time)."""
+"""Higher levels bring nothing in so few bytes (17,500 files of 5 KB: level 3 makes 0.6 % more of them, in 1.2 to 1.8
+times the time)."""
 PART_HEAD: Final = 3
 """Bytes before the content of a part: last one of the frame (1 bit), kind (2 bits), bytes (21 bits)."""
 _AS_IT_IS, _ONE_BYTE, _PACKED = 0, 1, 2

@@ -32,7 +32,7 @@ from dls.logistics.manifest import Manifest
 from dls.logistics.stores.posix_errors import ours
 
 _FRAMES_KEPT: Final = 256
-_FOLDERS_KEPT: Final = 4096
+_SPANS_KEPT: Final = 4096
 _BLOCKS_KEPT: Final = 64
 _AHEAD: Final = 256 << 20
 """Bytes of an index that the kernel is asked to bring at once."""
@@ -125,7 +125,7 @@ class Image(Tree):
         if not 0 < self.block <= 1 << 20 or not records.FIRST <= header.root < header.space:
             raise damaged("its header says what cannot be")
         self._borders: dict[int, list[int]] = {}
-        self._folders: dict[int, tuple[int, int, int]] = {}
+        self._spans: dict[int, tuple[int, int, int]] = {}
         self._above: dict[bytes, int] = {b"": self.root}
         self._word, self._mask = index.names.word, index.names.count - 1
         self._frames: OrderedDict[int, bytes] = OrderedDict()
@@ -176,19 +176,19 @@ class Image(Tree):
 
     # --------------------------------------------------------------------------------------------- names
 
-    def _listed(self, node: int) -> tuple[int, int, int]:
+    def _span(self, node: int) -> tuple[int, int, int]:
         """(inode number, first position of the listing, where it ends) of a folder."""
         above = self.attr(node)
         start = above.a << 3
         found = above.ino, start, start + above.b + (above.c << 32)
-        if len(self._folders) >= _FOLDERS_KEPT:
-            self._folders.clear()
-        self._folders[node] = found
+        if len(self._spans) >= _SPANS_KEPT:
+            self._spans.clear()
+        self._spans[node] = found
         return found
 
     def _position(self, folder: int, name: bytes) -> int:
         """Where the record of a name in a folder is, -1 where there is none."""
-        ino, start, stop = self._folders.get(folder) or self._listed(folder)
+        ino, start, stop = self._spans.get(folder) or self._span(folder)
         hashed = crc32(name, ino) * SPREAD & WIDE
         mark, word, mask = hashed >> 40, self._word, self._mask
         at, want = hashed >> 20 & mask, len(name)
@@ -221,7 +221,7 @@ class Image(Tree):
         if folder is None or not name:
             found = super().find(path)
             if above and name:
-                if len(self._above) >= _FOLDERS_KEPT:
+                if len(self._above) >= _SPANS_KEPT:
                     self._above.clear()
                 self._above[above] = super().find(above).node
             return found
@@ -367,13 +367,12 @@ class Image(Tree):
         if not stored & PARTS:
             return None
         at += inside & INSIDE
-        length = (inside >> INSIDE_AT) + 1
-        if at + length + PART_HEAD > self.source.size:
+        length = (inside >> INSIDE_AT) + (1 if stored & RAW else 1 + PART_HEAD)
+        if at + length > self.size:
             raise damaged("a part lies outside")
-        if stored & RAW:
-            data = self._checked(at, length, check)
-        else:
-            data = self._unpacker.part(self._checked(at, length + PART_HEAD, check), size)
+        data = self._checked(at, length, check)
+        if not stored & RAW:
+            data = self._unpacker.part(data, size)
         if len(data) != size:
             raise damaged("a part has another length than its file")
         return data

@@ -7,11 +7,13 @@ of 64 KiB that no record crosses; the number of a node is its position in space,
 
 Fields that the kernel does not use hold what a reader needs:
 
-    generation        files: number of the first block (40 bits); folders and links: position / 8 of the listing or the
-                      text (40 bits); for all, number of the set of extended attributes + 1 in the upper 24 bits
+    generation        files: number of the first block, or the sum of its part (40 bits); folders and links:
+                      position / 8 of the listing or the text (40 bits); for all, number of the set of extended
+                      attributes + 1 in the upper 24 bits
     entry_valid_nsec  files: number of the block with the tail, NO_TAIL where the last block has it;
                       folders: bytes of the listing
-    attr_valid_nsec   files: where the tail begins in that block; folders: the upper 32 bits of the bytes
+    attr_valid_nsec   files: where the tail begins in that block, or where its part is (`dls.fuse.blocks`);
+                      folders: the upper 32 bits of the bytes
 """
 
 from __future__ import annotations
