@@ -406,7 +406,7 @@ def _runs(rng: random.Random) -> list[bytes]:
     return [*out, b"a", b"\0" * 4000, b"z" * (16 << 10), rng.randbytes(16 << 10), b"0123456789" * 1638]
 
 
-@pytest.mark.spec("IMAGE-14")
+@pytest.mark.spec("IMAGE-15")
 def test_small_files_lie_one_by_one(tmp_path: Path, rng: random.Random) -> None:
     bodies = _runs(rng)
     (tmp_path / "tree").mkdir()
@@ -438,7 +438,7 @@ def test_small_files_lie_one_by_one(tmp_path: Path, rng: random.Random) -> None:
             found.read(other)
 
 
-@pytest.mark.spec("IMAGE-14")
+@pytest.mark.spec("IMAGE-15")
 def test_files_much_alike_are_compressed_as_one(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     words = b" ".join(b"%x" % (n * 2654435761 % (1 << 32)) for n in range(90))
