@@ -404,7 +404,8 @@ def test_the_tool_itself_changes_nothing(good: Path, work: Path) -> None:
 
 @pytest.mark.spec("IMAGE-11")
 @pytest.mark.parametrize(
-    "how", ["name-up", "name-dots", "manifest-up", "manifest-linked-absolute", "manifest-through-link", "size-less"]
+    "how",
+    ["name-up", "name-dots", "manifest-up", "manifest-linked-up", "manifest-through-link", "size-less", "xattrs-nul"],
 )
 def test_unpacking_tells_and_leaves_nothing(good: Path, work: Path, how: str) -> None:
     parts = taken_apart(good)
@@ -414,6 +415,29 @@ def test_unpacking_tells_and_leaves_nothing(good: Path, work: Path, how: str) ->
         unpack(image, str(work / "out"))
     assert sorted(os.listdir(work)) == ["bad.sqfs", "outside"]
     assert not os.listdir(work / "outside")
+
+
+@pytest.mark.spec("IMAGE-9")
+@pytest.mark.parametrize("how", ["cookie-back", "cookie-far", "name-long", "name-60000"])
+def test_a_listing_is_whole_or_an_error(good: Path, work: Path, how: str) -> None:
+    parts = taken_apart(good)
+    HOSTILE[how](parts)
+    (work / "bad.sqfs").write_bytes(parts.whole())
+    with open_image(str(work / "bad.sqfs")) as image, pytest.raises(DlsError):
+        _listed(image)
+
+
+@pytest.mark.spec("IMAGE-9")
+@pytest.mark.parametrize("how", ["name-up", "name-dots", "name-nul", "folder-in-itself", "listing-of-everything"])
+def test_names_that_cannot_be_are_not_given(good: Path, work: Path, how: str) -> None:
+    parts = taken_apart(good)
+    HOSTILE[how](parts)
+    (work / "bad.sqfs").write_bytes(parts.whole())
+    seen: list[bytes] = []
+    with open_image(str(work / "bad.sqfs")) as image, pytest.raises(DlsError):
+        seen.extend(path for path, _ in image.walk())
+    assert len(seen) < 40
+    assert not {b"..", b".", b""} & {part for path in seen for part in path.split(b"/")}
 
 
 @pytest.mark.service

@@ -227,6 +227,7 @@ def test_many_threads_fetch_each_piece_once(wide: Store, broad: tuple[Path, byte
 
         def counted(start: int, stop: int) -> bytes:
             bytes_[0] += stop - start
+            time.sleep(0.005)  # so that the others come meanwhile
             return real(start, stop)
 
         source.range = counted  # type: ignore[method-assign]
