@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Final, Protocol
+from typing import Final
 from zlib import crc32
 
 from dls.fuse import records
@@ -24,12 +24,13 @@ from dls.fuse.blocks import INSIDE, INSIDE_AT, LARGEST_PART
 from dls.fuse.codec import PART_HEAD, Unpacker, sum_of
 from dls.fuse.index import BYTES, FOOTER, MAGIC, MARK_AT, PARTS, RAW, Index, damaged, mapped
 from dls.fuse.records import FRAME, HEAD, LOW, NO_TAIL, SPREAD, WIDE, Attr, length_of
+from dls.fuse.sources import LocalFile as LocalFile
+from dls.fuse.sources import Source as Source  # where stored bytes are: looked for here
 from dls.fuse.squashfs import SUPER
 from dls.fuse.tree import Tree
 from dls.logistics import digest as digests
-from dls.logistics.errors import Conflict, Corrupt, Invalid
+from dls.logistics.errors import Corrupt, Invalid
 from dls.logistics.manifest import Manifest
-from dls.logistics.stores.posix_errors import ours
 
 _FRAMES_KEPT: Final = 256
 _SPANS_KEPT: Final = 4096
@@ -42,72 +43,6 @@ _OFF_AND_SIZE: Final = struct.Struct("<QI")
 _NO_NAMES: Final = frozenset({b"", b".", b".."})
 _CONTENT: Final = struct.Struct("<Q16xII8xQ")
 """From the ninth byte of a record: what says where the bytes of a file are."""
-
-
-class Source(Protocol):
-    """Where the stored bytes of an image are."""
-
-    name: str
-    size: int
-
-    def at(self, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset`, fewer at the end."""
-        ...
-
-    def again(self, offset: int, size: int) -> bytes:
-        """The same, past whatever is kept on the way: what came was damaged."""
-        ...
-
-    def close(self) -> None:
-        """Let go of it."""
-        ...
-
-
-class LocalFile:
-    """An image on this machine."""
-
-    def __init__(self, path: str) -> None:
-        self.name = path
-        try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as exc:
-            raise ours(exc, path) from exc
-        info = os.fstat(self.fd)
-        self.size, self._time = info.st_size, info.st_mtime_ns
-
-    @classmethod
-    def over(cls, fd: int, name: str) -> LocalFile:
-        """One that is open already, and is closed with it."""
-        made = cls.__new__(cls)
-        info = os.fstat(fd)
-        made.name, made.fd, made.size, made._time = name, fd, info.st_size, info.st_mtime_ns
-        return made
-
-    def at(self, offset: int, size: int) -> bytes:
-        """From the file; Conflict where somebody wrote into it since it was opened."""
-        try:
-            data = os.pread(self.fd, size, offset)
-            while 0 < len(data) < size and (more := os.pread(self.fd, size - len(data), offset + len(data))):
-                data += more
-            info = os.fstat(self.fd)
-        except OSError as exc:
-            raise ours(exc, self.name) from exc
-        if info.st_mtime_ns != self._time or info.st_size != self.size:
-            raise Conflict(
-                f"{self.name} was written to since it was opened",
-                code="source-changed", store=self.name, remedy="mount or open it again",
-            )  # fmt: skip
-        return data
-
-    def again(self, offset: int, size: int) -> bytes:
-        """As `at`: nothing is kept on the way."""
-        return self.at(offset, size)
-
-    def close(self) -> None:
-        """Close the file."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 class Image(Tree):

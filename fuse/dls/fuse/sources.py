@@ -1,0 +1,75 @@
+"""Where the stored bytes of an image are: here in a file of this machine, in `dls.fuse.remote` behind a store."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+from dls.logistics.errors import Conflict
+from dls.logistics.stores.posix_errors import ours
+
+
+class Source(Protocol):
+    """Where the stored bytes of an image are."""
+
+    name: str
+    size: int
+
+    def at(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`, fewer at the end."""
+        ...
+
+    def again(self, offset: int, size: int) -> bytes:
+        """The same, past whatever is kept on the way: what came was damaged."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class LocalFile:
+    """An image on this machine."""
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as exc:
+            raise ours(exc, path) from exc
+        info = os.fstat(self.fd)
+        self.size, self._time = info.st_size, info.st_mtime_ns
+
+    @classmethod
+    def over(cls, fd: int, name: str) -> LocalFile:
+        """One that is open already, and is closed with it."""
+        made = cls.__new__(cls)
+        info = os.fstat(fd)
+        made.name, made.fd, made.size, made._time = name, fd, info.st_size, info.st_mtime_ns
+        return made
+
+    def at(self, offset: int, size: int) -> bytes:
+        """From the file; Conflict where somebody wrote into it since it was opened."""
+        try:
+            data = os.pread(self.fd, size, offset)
+            while 0 < len(data) < size and (more := os.pread(self.fd, size - len(data), offset + len(data))):
+                data += more
+            info = os.fstat(self.fd)
+        except OSError as exc:
+            raise ours(exc, self.name) from exc
+        if info.st_mtime_ns != self._time or info.st_size != self.size:
+            raise Conflict(
+                f"{self.name} was written to since it was opened",
+                code="source-changed", store=self.name, remedy="mount or open it again",
+            )  # fmt: skip
+        return data
+
+    def again(self, offset: int, size: int) -> bytes:
+        """As `at`: nothing is kept on the way."""
+        return self.at(offset, size)
+
+    def close(self) -> None:
+        """Close the file."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
