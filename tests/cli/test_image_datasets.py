@@ -174,3 +174,21 @@ def test_a_request_that_is_left_to_a_worker(tree: Path, home: Path, tmp_path: Pa
     dls(home, "pack", tree, tmp_path / "i.sqfs", "--as", "x:tree", "--detach")
     dls(home, "worker", "--once")
     assert dls(home, "catalogue", "show", "x:tree")[-1]["replicas"][0]["layout"] == "image"
+
+
+def test_files_as_they_lie_are_mounted_and_an_image_goes_first(tree: Path, home: Path, tmp_path: Path) -> None:
+    image, folder = tmp_path / "i.sqfs", tmp_path / "m"
+    folder.mkdir()
+    dls(home, "catalogue", "add", "x:tree", tree)
+    for wanted in (f"file://{tree}", f"file://{image}", f"file://{tree}"):
+        mounted = dls(home, "mount", "x:tree@1", folder)[-1]
+        try:
+            assert (mounted["dataset"], mounted["image"]) == ("x:tree@1", wanted)
+            assert (folder / "a" / "f7").read_bytes() == b"7" * 100
+            assert sorted(p.name for p in folder.iterdir()) == ["a", "large"]
+        finally:
+            dls(home, "umount", folder)
+        if not image.exists():
+            dls(home, "pack", "x:tree", image)
+        else:
+            image.write_bytes(image.read_bytes()[:-1])  # an image that cannot be opened is passed over

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dls.logistics.errors import DlsError, Invalid, NotFound, Unavailable
-from dls.madpp import call, dataset, pyfile, release, run, site, stage_in, stage_out, step, verify, wait_for
+from dls.madpp import call, dataset, pack, pyfile, release, run, site, stage_in, stage_out, step, verify, wait_for
 from dls.madpp import plan as begin
 from dls.madpp.action import NotYet
 from dls.madpp.actions import BUILT_IN
@@ -281,6 +281,9 @@ def test_a_plan_in_python_is_the_plan_of_the_document(world: World) -> None:
         looked = verify(kept, at="archive", deep=True, name="check")
         release(fetched, name="free", after=made)
         wait_for("climate:sum@1", name="wait", after=looked)
+        image = pack(fetched, f"{here}/era5.sqfs", level=5, replace=True, name="image")
+        whole = stage_in(image, fast, as_image=True, name="whole")
+        release(whole, name="give")
     text = f"""
 dls: 1
 name: yearly
@@ -295,6 +298,9 @@ steps:
   check:   {{verify: climate:sum, at: archive, deep: true, after: keep}}
   free:    {{release: fetch, after: compute}}
   wait:    {{wait-for: climate:sum@1, after: check}}
+  image:   {{pack: climate:era5, to: {here}/era5.sqfs, level: 5, replace: true, after: fetch}}
+  whole:   {{stage-in: climate:era5, to: fast, as-image: true, after: image}}
+  give:    {{release: whole}}
 """
     written = document(world, text)
     same = [(s.name, s.action, set(s.after)) for s in written.steps]

@@ -9,6 +9,7 @@ import pytest
 
 from dls.logistics.errors import NotFound
 from dls.logistics.locks import FileLocks
+from dls.madpp.actions.pack import Pack
 from dls.madpp.actions.register import Register
 from dls.madpp.actions.stage_in import StageIn
 from dls.madpp.actions.verify import Verify
@@ -117,6 +118,10 @@ def test_one_file(world: World) -> None:
     run = world.submit(StageIn("x:d", "scratch"))
     (reason,) = explain_file(world.context, run, b"b/c")
     assert reason.state.startswith("proven at /")
+    for action in (StageIn("x:d", "scratch", as_image=True), Pack("x:d", str(world.folder / "i.sqfs"))):
+        ended = world.submit(action)
+        (reason,) = explain_file(world.context, ended, b"b/c")
+        assert reason.state.startswith("proven at /"), action
     with pytest.raises(NotFound) as error:
         explain_file(world.context, run, b"nothing")
     assert error.value.code == "no-such-file"

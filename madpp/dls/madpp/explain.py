@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dls.catalogue.model import Version
 from dls.logistics import names, url
 from dls.logistics.errors import DlsError, NotFound
 from dls.logistics.need import Need
 from dls.logistics.transfer.evidence import Evidence
 from dls.logistics.transfer.listing import known
-from dls.madpp import layout
+from dls.madpp import layout, source
 from dls.madpp.action import Context
 from dls.madpp.execution import Run, RunState
 from dls.madpp.plan import plan_from
@@ -167,14 +168,10 @@ def explain_file(context: Context, run: Run, path: bytes) -> list[Reason]:
 
 def _in_step(context: Context, run: Run, step: Mapping[str, Any], path: bytes) -> Iterator[Reason]:
     what = str(step["with"].get("what", ""))
-    if step["action"] != "stage-in" or not url.is_dataset(what):
+    if step["action"] not in ("stage-in", "pack") or not url.is_dataset(what):
         return
     version = context.catalogue.version(url.dataset(what), actor=context.actor)
     manifest = context.catalogue.manifest(url.dataset(version.id), actor=context.actor)
-    storage = context.sites.get(step["with"]["to"])
-    as_image = bool(step["with"].get("as_image"))
-    content = layout.as_image(version.content) if as_image else version.content
-    buffer = context.buffers.find(storage.id, content)
     subject = f"file {names.show(path)}"
     for number, ref in enumerate(manifest.refs):
         segment = manifest.load(ref.digest)
@@ -182,17 +179,28 @@ def _in_step(context: Context, run: Run, step: Mapping[str, Any], path: bytes) -
         if at == len(segment) or segment.paths[at] != path:
             continue
         since = run.steps[step["name"]].began_ns if step["name"] in run.steps else run.started_ns
-        place = f"segment {number + 1} of {len(manifest.refs)}"
-        if buffer is None:
-            yield Reason(subject, "not begun", f"its buffer at {storage.id} ({place})", since)
+        part = f"segment {number + 1} of {len(manifest.refs)}"
+        address, shown = _place(context, run, step, version)
+        if not address:
+            yield Reason(subject, "not begun", f"its buffer at {shown} ({part})", since)
             return
-        evidence = Evidence(context.receipts, known(manifest), layout.held_url(context, buffer), lambda: None)
-        receipt = evidence.receipt(segment)
+        receipt = Evidence(context.receipts, known(manifest), address, lambda: None).receipt(segment)
         if receipt is not None and at in receipt.done:
-            yield Reason(subject, f"proven at {context.buffers.path(buffer)}")
+            yield Reason(subject, f"proven at {shown}")
         else:
             help = "" if run.state is RunState.RUNNING else f"dls explain {run.id} says why it does not go on"
-            yield Reason(subject, "not proven yet", f"its turn: {place}", since, help=help)
+            yield Reason(subject, "not proven yet", f"its turn: {part}", since, help=help)
+
+
+def _place(context: Context, run: Run, step: Mapping[str, Any], version: Version) -> tuple[str, str]:
+    """Where a step brings a version, as an address ('' where it has no buffer yet) and for people."""
+    if step["action"] == "pack":
+        at = url.parse(step["with"]["to"], run.cwd)
+        return str(at), source.shown(at)
+    storage = context.sites.get(step["with"]["to"])
+    image = bool(step["with"].get("as_image"))
+    buffer = context.buffers.find(storage.id, layout.as_image(version.content) if image else version.content)
+    return (layout.held_url(context, buffer), context.buffers.path(buffer)) if buffer else ("", storage.id)
 
 
 def around(
