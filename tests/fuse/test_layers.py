@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from components import trees
 from components.hostile import Parts, taken_apart
 from components.http_plain import python_server
+from components.loopdisk import loop_disk
 from dls.fuse import compare, files, source, spool
 from dls.fuse import image as images
 from dls.fuse.beside import Beside, named_of, open_beside
@@ -37,7 +38,7 @@ from dls.fuse.pack import Options, pack
 from dls.fuse.tree import Tree
 from dls.fuse.unpack import unpack
 from dls.logistics import segment
-from dls.logistics.errors import Conflict, Corrupt, DlsError, Exists, Invalid, NotFound, Unsupported
+from dls.logistics.errors import Conflict, Corrupt, DlsError, Exists, Invalid, NotFound, Unavailable, Unsupported
 
 HERE = Options(workers=0, attributes=source.all_attributes)
 
@@ -232,6 +233,26 @@ def test_a_name_that_is_taken(three: Path) -> None:
     whole = (three / "v3.sqfs").read_bytes()
     layer(str(three / "v2.sqfs"), str(three / "tree"), str(three / "v3.sqfs"), HERE._replace(replace=True))
     assert (three / "v3.sqfs").read_bytes() == whole
+
+
+@pytest.mark.service
+@pytest.mark.spec("LAYER-13")
+def test_a_full_disk_leaves_nothing(three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(12):
+        (three / "tree" / f"large{n}").write_bytes(random.Random(n).randbytes(1 << 20))
+    with loop_disk(tmp_path, 8) as small:
+        before = sorted(os.listdir(small.folder))
+        for kept in (spool._KEPT, 1):  # while it is packed, and while it is compared
+            monkeypatch.setattr(spool, "_KEPT", kept)
+            if kept == 1:
+                with contextlib.suppress(OSError), open(small.folder / "full", "wb", 0) as full:
+                    while full.write(bytes(1024)):
+                        pass
+            with pytest.raises(Unavailable) as error:
+                layer(str(three / "v3.sqfs"), str(three / "tree"), str(small.folder / "v4.sqfs"), HERE)
+            assert error.value.code == "disk-full"
+        (small.folder / "full").unlink()
+        assert sorted(os.listdir(small.folder)) == before
 
 
 @pytest.mark.spec("LAYER-5")

@@ -117,11 +117,9 @@ class Union(Joined):
         if not found:
             return b""
         number, head = found[0]
-        if any(U64.unpack_from(one)[0] >> LAYERS.shift for _, one in found):
-            raise damaged("a node has a number that no image gives")
         if len(found) == 1:
             return shift(head, number, LAYERS)
-        parts = tuple((number, U64.unpack_from(head)[0]) for number, head in found)
+        parts = tuple((number, U64.unpack_from(head)[0] & LAYERS.inside) for number, head in found)
         return self._dressed(head, self._known(parts))
 
     def made(self, node: int) -> bytes:
