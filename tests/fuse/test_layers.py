@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import pickle
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from components import trees
+from components.hostile import Parts, taken_apart
 from components.http_plain import python_server
+from components.loopdisk import loop_disk
 from dls.fuse import compare, files, source, spool
 from dls.fuse import image as images
 from dls.fuse.beside import Beside, named_of, open_beside
@@ -31,7 +38,7 @@ from dls.fuse.pack import Options, pack
 from dls.fuse.tree import Tree
 from dls.fuse.unpack import unpack
 from dls.logistics import segment
-from dls.logistics.errors import Conflict, Corrupt, DlsError, Exists, Invalid, NotFound, Unsupported
+from dls.logistics.errors import Conflict, Corrupt, DlsError, Exists, Invalid, NotFound, Unavailable, Unsupported
 
 HERE = Options(workers=0, attributes=source.all_attributes)
 
@@ -226,6 +233,26 @@ def test_a_name_that_is_taken(three: Path) -> None:
     whole = (three / "v3.sqfs").read_bytes()
     layer(str(three / "v2.sqfs"), str(three / "tree"), str(three / "v3.sqfs"), HERE._replace(replace=True))
     assert (three / "v3.sqfs").read_bytes() == whole
+
+
+@pytest.mark.service
+@pytest.mark.spec("LAYER-13")
+def test_a_full_disk_leaves_nothing(three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(12):
+        (three / "tree" / f"large{n}").write_bytes(random.Random(n).randbytes(1 << 20))
+    with loop_disk(tmp_path, 8) as small:
+        before = sorted(os.listdir(small.folder))
+        for kept in (spool._KEPT, 1):  # while it is packed, and while it is compared
+            monkeypatch.setattr(spool, "_KEPT", kept)
+            if kept == 1:
+                with contextlib.suppress(OSError), open(small.folder / "full", "wb", 0) as full:
+                    while full.write(bytes(1024)):
+                        pass
+            with pytest.raises(Unavailable) as error:
+                layer(str(three / "v3.sqfs"), str(three / "tree"), str(small.folder / "v4.sqfs"), HERE)
+            assert error.value.code == "disk-full"
+        (small.folder / "full").unlink()
+        assert sorted(os.listdir(small.folder)) == before
 
 
 @pytest.mark.spec("LAYER-5")
@@ -499,6 +526,90 @@ def test_too_many(tmp_path: Path) -> None:
 
 def test_numbers_have_room() -> None:
     assert LAYERS.made | LAYERS.inside | 255 << LAYERS.shift < 1 << 56
+
+
+# ----------------------------------------------------------------------------------------------------- made to do harm
+
+_NUMBERS = st.one_of(
+    st.sampled_from([0, 1, 8, 63, 64, 4096, 65536, (1 << 32) - 1, 1 << 40, 1 << 55, 1 << 56, 1 << 63, (1 << 64) - 1]),
+    st.integers(0, 1 << 14),
+)
+_HARM = st.tuples(st.integers(0, 1 << 13), _NUMBERS, st.sampled_from("BIQ"))
+
+
+@pytest.mark.fault
+@pytest.mark.timeout(3600)
+@pytest.mark.spec("LAYER-12")
+@settings(max_examples=2000 if os.environ.get("DLS_FAULTS") == "full" else 100)
+@given(harm=st.lists(_HARM, min_size=1, max_size=4), over=st.booleans())
+def test_stacks_of_images_made_to_do_harm(
+    harm: list[tuple[int, int, str]], over: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever stands in the names of an image whose sums are right: an error of ours, or some tree, and an end."""
+    folder = _stack_to_harm(tmp_path_factory)
+    parts = replace(_parts[over], space=bytearray(_parts[over].space))
+    for where, value, how in harm:
+        size = struct.calcsize(how)
+        at = min(where, (len(parts.space) - size) // size) * size
+        struct.pack_into("<" + how, parts.space, at, value & (1 << 8 * size) - 1)
+    bad, good = folder / "bad.sqfs", folder / ("v1.sqfs" if over else "v2x.sqfs")
+    bad.write_bytes(parts.whole())
+    looks = [
+        dict,
+        lambda tree: list(tree.items()),
+        _listed,
+        lambda tree: tree.manifest,
+        lambda tree: list(tree.verify()),
+    ]
+    openers = [lambda: open_image(str(bad)), lambda: open_image(str(good))]
+    with open_over(openers if over else openers[::-1]) as found:
+        for look in looks:
+            with contextlib.suppress(DlsError):
+                look(found.walk() if look is dict else found)
+        with contextlib.suppress(DlsError):
+            unpack(found, str(folder / "out"))
+    shutil.rmtree(folder / "out", ignore_errors=True)
+
+
+_parts: dict[bool, Parts] = {}
+_folder: list[Path] = []
+
+
+def _stack_to_harm(factory: pytest.TempPathFactory) -> Path:
+    if not _folder:
+        folder = factory.mktemp("harm")
+        tree = plant(folder / "tree", a=b"a", b=b"b")
+        for name in ("d/x", "d/e/y", "d/e/z", "f/g"):
+            plant(tree, **{name: name.encode() * 100})
+        pack(str(tree), str(folder / "v1.sqfs"), HERE)
+        plant(tree, **{"d/e/z": b"changed", "d/new": b"", "f/h/i": b"i"})
+        (tree / "d" / "x").unlink()
+        layer(str(folder / "v1.sqfs"), str(tree), str(folder / "v2.sqfs"), HERE)
+        upper = plant(folder / "upper", **{"d/e/z": b"changed", "d/new": b"", "f/h/i": b"i"})
+        os.mknod(upper / "d" / "x", 0o020000, os.makedev(0, 0))
+        pack(str(upper), str(folder / "v2x.sqfs"), HERE)
+        _parts[True], _parts[False] = taken_apart(folder / "v2x.sqfs"), taken_apart(folder / "v1.sqfs")
+        _folder.append(folder)
+    return _folder[0]
+
+
+def _listed(tree: Tree) -> None:
+    todo, seen = [tree.root], {tree.root}
+    while todo:
+        offset, node = 0, todo.pop()
+        for _ in range(200):
+            pieces = tree.listing(node, offset, 4096)
+            data, at = b"".join(pieces), 0
+            while at < len(data):
+                length = int.from_bytes(data[at + 144 : at + 148], "little")
+                offset = int.from_bytes(data[at + 136 : at + 144], "little")
+                inner = int.from_bytes(data[at : at + 8], "little")
+                if data[at + 148] == 4 and inner and inner not in seen:
+                    seen.add(inner)
+                    todo.append(inner)
+                at += 152 + (length + 7 & ~7)
+            if not pieces:
+                break
 
 
 # -------------------------------------------------------------------------------------------------------------- killed

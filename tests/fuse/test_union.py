@@ -29,6 +29,7 @@ from dls.fuse.source import Item
 from dls.fuse.tree import Tree
 from dls.fuse.union import Union
 from dls.fuse.unpack import unpack
+from dls.logistics.errors import NotFound
 
 HERE = Options(workers=0, attributes=source.all_attributes)
 FIELDS = "%P|%y|%m|%U|%G|%n|%l|%T@"
@@ -62,6 +63,10 @@ def agree(one: Tree, other: Tree) -> None:
             assert one.read(found, 3, 70_000) == other.read(attr, 3, 70_000)
         if attr.mode >> 12 == 4:
             assert set(listed(one, found.node)) == set(one.listdir(path)) == set(other.listdir(path))
+    for layer_ in one.trees if isinstance(one, Union) else ():
+        for path in {path for path, _ in layer_.walk()} - set(walked):
+            with pytest.raises(NotFound):
+                one.find(path)
 
 
 def one_folders(attrs: object) -> int:
@@ -268,6 +273,7 @@ def test_a_mount_is_the_edited_tree(stack: tuple[Path, Path, list[Path]], tmp_pa
     assert images[0].stat().st_size + images[1].stat().st_size < 40_000
     with ours(str(images[0]), tmp_path / "m", servers=2) as found:
         assert not trees.differences(tree, found)
+        assert not any((found / name).exists() for name in ("a/x", "links/none", "many/folder-001", "many/zz"))
         assert trees.shown(found, FIELDS) == trees.shown(tree, FIELDS)
         assert sorted(os.listxattr(found / "a0")) == ["trusted.note", "user.note"]
         assert os.getxattr(found / "a0", b"user.note") == b"another"

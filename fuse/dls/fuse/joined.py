@@ -11,13 +11,14 @@ import tempfile
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Final
+from typing import Final, TypeVar
 
 from dls.fuse import records, whiteout
 from dls.fuse.image import Image
 from dls.fuse.index import damaged
 from dls.fuse.listings import Tag, shift, shifted
 from dls.fuse.records import Attr
+from dls.fuse.source import Item
 from dls.fuse.spool import Spool
 from dls.fuse.tree import Tree
 from dls.logistics.entry import Entry
@@ -29,6 +30,8 @@ from dls.logistics.stores.posix_errors import ours
 MOST: Final = 256
 """Trees at once; each keeps two files open."""
 _FOLDERS_KEPT: Final = 4096
+
+T = TypeVar("T")
 
 
 class Joined(Tree):
@@ -83,7 +86,7 @@ class Joined(Tree):
             return self.trees[0].record(node)
         if node & self._made:
             return self.made(node)
-        return shift(self.trees[number].record(node & self._mask), number, self.tag)
+        return shift(self._tree(number).record(node & self._mask), number, self.tag)
 
     def attr(self, node: int) -> Attr:
         """The attributes of a node."""
@@ -92,7 +95,7 @@ class Joined(Tree):
             return self.trees[0].attr(node)
         if node & self._made:
             return records.unpack(self.made(node))
-        return self.lifted(number, self.trees[number].attr(node & self._mask))
+        return self.lifted(number, self._tree(number).attr(node & self._mask))
 
     def number_of(self, node: int) -> int:
         """Which tree a number belongs to."""
@@ -100,15 +103,23 @@ class Joined(Tree):
 
     def lifted(self, number: int, attr: Attr) -> Attr:
         """Attributes from tree `number`."""
+        if attr.node >> self._shift:
+            raise damaged("a node has a number that no image gives")
         up = number << self._shift
         return attr._replace(node=attr.node | up, ino=attr.ino | up) if number else attr
+
+    def _tree(self, number: int) -> Tree:
+        """A tree by its number."""
+        if number >= len(self.trees):
+            raise damaged("a node has a number that no image gives")
+        return self.trees[number]
 
     def _own(self, attr: Attr) -> tuple[Tree, Attr]:
         """The tree of a node and the attributes as that tree gave them."""
         number = self.number_of(attr.node)
         if not number:
             return self.trees[0], attr
-        return self.trees[number], attr._replace(node=attr.node & self._mask, ino=attr.ino & self._mask)
+        return self._tree(number), attr._replace(node=attr.node & self._mask, ino=attr.ino & self._mask)
 
     def lookup(self, folder: int, name: bytes) -> bytes:
         """The record of a name in a folder, b'' where there is none."""
@@ -117,7 +128,7 @@ class Joined(Tree):
             return self.trees[0].lookup(folder, name)
         if folder & self._made:
             return self.made_lookup(folder, name)
-        found = self.trees[number].lookup(folder & self._mask, name)
+        found = self._tree(number).lookup(folder & self._mask, name)
         gone = not found or (self.tag.layers and whiteout.record_hides(found))
         return b"" if gone else shift(found, number, self.tag)
 
@@ -145,7 +156,7 @@ class Joined(Tree):
 
     def part(self, number: int, node: int, offset: int, size: int) -> list[bytes]:
         """The same of a folder that tree `number` alone has."""
-        return [shifted(piece, number, self.tag) for piece in self.trees[number].listing(node, offset, size)]
+        return [shifted(piece, number, self.tag) for piece in self._tree(number).listing(node, offset, size)]
 
     def rows(self, folder: Attr) -> Iterator[tuple[bytes, Attr]]:
         """The names in a folder, in order of the listing."""
@@ -162,11 +173,11 @@ class Joined(Tree):
 
     def walk(self, path: bytes = b"") -> Iterator[tuple[bytes, Attr]]:
         """Everything below a folder, folders before what is in them."""
-        most = _most(self)
-        for number, row in enumerate(super().walk(path)):
-            if number > most:
-                raise damaged("it shows more names than it holds")
-            yield row
+        return _bounded(super().walk(path), _most(self))
+
+    def items(self) -> Iterator[Item]:
+        """Everything as a packer takes it."""
+        return _bounded(super().items(), _most(self))
 
     # -------------------------------------------------------------------------------------------- bytes
 
@@ -197,6 +208,13 @@ class Joined(Tree):
         """Let go of all trees.  Idempotent."""
         for tree in self.trees:
             tree.close()
+
+
+def _bounded(rows: Iterator[T], most: float) -> Iterator[T]:
+    for number, row in enumerate(rows):
+        if number > most:
+            raise damaged("it shows more names than it holds")
+        yield row
 
 
 def _most(tree: Tree) -> float:

@@ -17,11 +17,11 @@ from dls.fuse.records import DIRENT_INO, HEAD, INO, MODE, NAME_SIZE, NODE, OFF, 
 
 
 class Tag(NamedTuple):
-    """Which bits of a number say which tree it is of; the highest of them is set for folders that are made up."""
+    """Which byte of a number says which tree it is of, and which bit that a folder is made up."""
 
     shift: int
     """A multiple of 8."""
-    bytes: int
+    made: int
     layers: bool
     """Whether trees lie on top of one another: cookies are tagged, whiteouts left out."""
 
@@ -30,19 +30,16 @@ class Tag(NamedTuple):
         """Mask of the bits that the tree itself knows."""
         return (1 << self.shift) - 1
 
-    @property
-    def made(self) -> int:
-        """The bit of folders that are made up."""
-        return 1 << self.shift + 8 * self.bytes - 1
 
-
-LAYERS: Final = Tag(40, 2, True)
+LAYERS: Final = Tag(40, 1 << 55, True)
 """An image numbers its nodes with 37 bits."""
-PLACES: Final = Tag(56, 1, False)
+PLACES: Final = Tag(56, 1 << 63, False)
 """What lies in the folders of `Beside` may be a stack."""
 BLOCK: Final = 0x7FFF << LAYERS.shift
 """Cookies of the block."""
 _CHAR: Final = 2
+_NO_DEVICE: Final = bytes(4)
+_DOT: Final = 0x2E
 FULL: Final = 512
 """With less room than this the next record may not fit."""
 
@@ -59,36 +56,37 @@ def cookie_of(record: bytes) -> Cut:
 
 
 def shift(record: bytes, number: int, tag: Tag) -> bytes:
-    """The first HEAD bytes of a record, as of tree `number`."""
+    """The first HEAD bytes of a record, as of tree `number`; Corrupt where its own number is too large."""
+    if U64.unpack_from(record, NODE)[0] >> tag.shift:
+        raise damaged("a node has a number that no image gives")
     if not number:
         return record
-    out = bytearray(record[:HEAD])
-    _mark(out, 0, number.to_bytes(tag.bytes, "little"), tag)
+    out, byte = bytearray(record[:HEAD]), tag.shift >> 3
+    for field in (NODE, INO, DIRENT_INO, OFF) if tag.layers else (NODE, INO, DIRENT_INO):
+        out[field + byte] = number
     return bytes(out)
-
-
-def _mark(out: bytearray, at: int, number: bytes, tag: Tag) -> None:
-    first, stop = at + (tag.shift >> 3), at + (tag.shift >> 3) + tag.bytes
-    if out[at : at + 8] != b"\0\0\0\0\0\0\0\0":  # `.` and `..` have no number
-        out[first + NODE : stop + NODE] = number
-    out[first + INO : stop + INO] = number
-    out[first + DIRENT_INO : stop + DIRENT_INO] = number
-    if tag.layers:
-        out[first + OFF : stop + OFF] = number
 
 
 def shifted(piece: bytes | memoryview, number: int, tag: Tag) -> bytes:
     """Whole records as of tree `number`, without whiteouts where trees lie on top of one another."""
-    out, at, mark = bytearray(piece), 0, number.to_bytes(tag.bytes, "little")
+    out, at, byte, layers = bytearray(piece), 0, tag.shift >> 3, tag.layers
+    ino, dirent, off = INO + byte, DIRENT_INO + byte, OFF + byte
     gone: list[Cut] = []
-    end, hide = len(out), tag.layers
+    end = len(out)
     while at < end:
-        length = HEAD + (U32.unpack_from(out, at + NAME_SIZE)[0] + 7 & ~7)
-        if hide and out[at + TYPE] == _CHAR and out[at + RDEV : at + RDEV + 4] == b"\0\0\0\0":
-            gone.append((at, at + length))
+        size = out[at + NAME_SIZE] | out[at + NAME_SIZE + 1] << 8
+        stop = at + HEAD + (size + 7 & ~7)
+        if layers and out[at + TYPE] == _CHAR and out[at + RDEV : at + RDEV + 4] == _NO_DEVICE:
+            gone.append((at, stop))
         else:
-            _mark(out, at, mark, tag)
-        at += length
+            if (
+                size > 2 or out[at + HEAD] != _DOT or (size == 2 and out[at + HEAD + 1] != _DOT)
+            ):  # `.` and `..` have none
+                out[at + byte] = number
+            out[at + ino] = out[at + dirent] = number
+            if layers:
+                out[at + off] = number
+        at = stop
     for start, stop in reversed(gone):
         del out[start:stop]
     return bytes(out)

@@ -119,7 +119,7 @@ class Union(Joined):
         number, head = found[0]
         if len(found) == 1:
             return shift(head, number, LAYERS)
-        parts = tuple((number, U64.unpack_from(head)[0]) for number, head in found)
+        parts = tuple((number, U64.unpack_from(head)[0] & LAYERS.inside) for number, head in found)
         return self._dressed(head, self._known(parts))
 
     def made(self, node: int) -> bytes:
@@ -228,7 +228,7 @@ class Union(Joined):
 
     def _rest(self, number: int, node: int, offset: int, size: int, cuts: Sequence[Cut]) -> tuple[list[bytes], int]:
         """A listing of one tree from `offset` on without what is cut out, [] at its end; the offset of what follows."""
-        tree, out = self.trees[number], list[bytes]()
+        tree, out = self._tree(number), list[bytes]()
         while not out and (pieces := tree.listing(node, offset, size)):
             for piece in pieces:
                 for rest in without(piece, cuts) if cuts else [piece]:
@@ -268,6 +268,8 @@ class Union(Joined):
 def _dots(tree: Tree, node: int) -> list[tuple[bytes, bytes]]:
     """`.` and `..` of a listing."""
     data = b"".join(tree.listing(node, 0, FULL))
+    if len(data) < 2 * _DOT or [records.name_of(data, at) for at in (0, _DOT)] != [b".", b".."]:
+        raise damaged("a listing does not begin with the folder itself")
     return [(b".", data[: records.HEAD]), (b"..", data[_DOT : _DOT + records.HEAD])]
 
 
