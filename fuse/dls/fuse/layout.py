@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from heapq import merge
@@ -19,6 +20,8 @@ from dls.logistics import names
 from dls.logistics.errors import Unsupported
 
 _LONGEST_TEXT = 4095
+_SMALL: Final = 0xFFFFFFFF
+"""What fits into 32 bits."""
 _ENTRY = struct.Struct("<IHIH")
 _TYPES: Final = {6: squashfs.BLOCK_DEVICE, 2: squashfs.CHAR_DEVICE, 1: squashfs.FIFO, 12: squashfs.SOCKET}
 
@@ -104,6 +107,9 @@ class Layout:
     def add(self, item: Item, place: Place = NOWHERE) -> bytes:
         """The next item; returns the first name of its hard-link group, b'' where it is the first or only one."""
         path, kind, group = item.path, item.mode >> 12, item.group
+        if kind == 8 and group is None and not item.xattrs and not place.holes and place.start <= _SMALL >= item.size:
+            self._plain(item, place)
+            return b""
         if kind == 4:
             self._begun(item)
             return b""
@@ -147,6 +153,28 @@ class Layout:
         folder.files.add(entry + name)
         folder.rows.add(record)
         return b""
+
+    def _plain(self, item: Item, place: Place) -> None:
+        """A file without anything special, as most are: nothing is made that is not kept."""
+        path, mode, uid, gid, mtime_ns, size = item[:6]
+        start, first, _, fragment, shared, offset, inside, own = place
+        cut_at, stack = path.rfind(b"/") + 1, self._stack
+        folder = stack[-1] if stack and stack[-1].prefix == path[:cut_at] else self._parent(path)
+        name, number = path[cut_at:], self._number + 1
+        self._number = number
+        self.kinds["files"] += 1
+        seconds = mtime_ns // 1_000_000_000
+        if not 0 <= seconds <= _SMALL:
+            seconds = _seconds(mtime_ns)
+        sizes = array("I", self._sizes(place)).tobytes() if own else b""
+        at, inode = self.tables.plain(mode & 0o7777, uid, gid, seconds, number, size, start, fragment, offset, sizes)
+        folder.files.add(_ENTRY.pack(at, inode, number, squashfs.FILE) + name)
+        folder.rows.add(
+            records.pack(
+                name, 0, first, shared, inside, number, size, -(-size // 512), mtime_ns, mode, 1, uid, gid, 0,
+                self._form.block,
+            )
+        )  # fmt: skip
 
     def _begun(self, item: Item) -> None:
         """A folder: what is inside comes later, unless it is empty."""

@@ -174,25 +174,26 @@ class Space:
         Returns (position, bytes) of the listing, the gaps at the ends of frames included, and a row of HASHED for
         each name: its hash under the inode number `parent`, and its position / 8.
         """
-        rows, hashed = bytearray(), HASHED.pack
-        start = -1
-        frame = self._frame
+        rows = list[bytes]()
+        add, hashed, number_of, put = rows.append, HASHED.pack, U64.unpack_from, U64.pack_into
+        start, frame, base = -1, self._frame, self._base
         for number, record in enumerate(records):
-            size = len(record)
-            if len(frame) + size > FRAME:
+            inside, size = len(frame), len(record)
+            if inside + size > FRAME:
                 self._room(size)
-            inside = len(frame)
-            at = self._base + inside
+                inside, base = len(frame), self._base
+            at = base + inside
             if start < 0:
                 start = at
             frame += record
-            U64.pack_into(frame, inside + OFF, at + size - start)
+            put(frame, inside + OFF, at + size - start)
             if number > 1:
-                if not U64.unpack_from(record, NODE)[0]:
-                    U64.pack_into(frame, inside, at >> 3)
-                name = record[HEAD : HEAD + U32.unpack_from(record, NAME_SIZE)[0]]
-                rows += hashed(crc32(name, parent) * SPREAD & WIDE, at >> 3)
-        return start, self.here - start, bytes(rows)
+                node = at >> 3
+                if not number_of(record)[0]:
+                    put(frame, inside, node)
+                name = record[HEAD : HEAD + (record[NAME_SIZE] | record[NAME_SIZE + 1] << 8)]
+                add(hashed(crc32(name, parent) * SPREAD & WIDE, node))
+        return start, self.here - start, b"".join(rows)
 
     def finish(self) -> int:
         """Close the last frame, which is shorter; returns the bytes of space."""

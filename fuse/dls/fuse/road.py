@@ -235,14 +235,11 @@ class Road:
     def _know(self, job: _Job) -> None:
         """Digests are there: which contents are new?"""
         if job.large is None:
-            found, fresh = job.digests or b"", bytearray()
-            for at in range(0, len(found), 32):
-                number, is_new = (
-                    self._seen.number(found[at : at + 32]) if self._duplicates else (self._seen.new(), True)
-                )
-                job.known.append(number)
-                fresh.append(is_new)
-            job.fresh = bytes(fresh)
+            found = job.digests or b""
+            if self._duplicates:
+                job.known, job.fresh = self._seen.numbers(found)
+            else:
+                job.known, job.fresh = self._seen.new(len(found) // 32), b"\1" * (len(found) // 32)
         job.hand.send("pack", job.number, job.fresh)
 
     def _place(self, job: _Job) -> None:
@@ -292,7 +289,8 @@ class Road:
                 yield self._large_done(large)
             return
         place_of, known, number, files, size = _PLACE.size, job.known, 0, 0, 0
-        found, places = job.digests or b"", iter(job.places)
+        found, places, fresh = job.digests or b"", iter(job.places), job.fresh
+        layout, new = self._layout, tuple.__new__
         for item in job.items:
             if item.mode & 0o170000 != 0o100000:
                 entry = self._other(item)
@@ -300,11 +298,17 @@ class Road:
                     yield entry
                 continue
             files, size = files + 1, size + item.size
+            if item.group is None and item.size and fresh[number]:  # as most are
+                place, digest = next(places), found[32 * number : 32 * number + 32]
+                number += 1
+                layout.add(item, place)
+                yield new(Entry, (item.path, FILE, item.size, digest, item.mode & 0o7777, item.mtime_ns, b"", b""))
+                continue
             place, digest, blocks = NOWHERE, _EMPTY, b""
             if item.group is not None and item.group in self._group_entries:
                 digest, blocks = self._group_entries[item.group]
             elif item.size:
-                if job.fresh[number]:
+                if fresh[number]:
                     place = next(places)
                 else:
                     self.twice += 1

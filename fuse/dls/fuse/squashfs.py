@@ -105,39 +105,41 @@ class _Meta:
 
     def __init__(self, packer: Packer, spool: Spool) -> None:
         self._packer, self._spool = packer, spool
-        self._open = bytearray()
+        self.open = bytearray()
+        """Of the last block."""
         self.starts = array("Q")
         """Where each block begins, relative to the table."""
-        self._at = 0
+        self.at = 0
+        """Where it begins."""
 
     def here(self) -> tuple[int, int]:
         """(start of the block, offset inside) of what is added next."""
-        return self._at, len(self._open)
+        return self.at, len(self.open)
 
     def add(self, data: bytes | bytearray) -> None:
         """Append; blocks are cut wherever they are full."""
-        self._open += data
-        while len(self._open) >= META:
+        self.open += data
+        while len(self.open) >= META:
             self._flush(META)
 
     def _flush(self, size: int) -> None:
-        plain = bytes(self._open[:size])
+        plain = bytes(self.open[:size])
         packed = self._packer.one(plain)
         head, body = (len(packed), packed) if len(packed) < size else (size | 0x8000, plain)
-        self.starts.append(self._at)
+        self.starts.append(self.at)
         self._spool.add(head.to_bytes(2, "little") + body)
-        self._at += 2 + len(body)
-        del self._open[:size]
+        self.at += 2 + len(body)
+        del self.open[:size]
 
     def end(self) -> None:
         """Close the last block."""
-        if self._open:
-            self._flush(len(self._open))
+        if self.open:
+            self._flush(len(self.open))
 
     @property
     def size(self) -> int:
         """Stored bytes; final after `end`."""
-        return self._at
+        return self.at
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._spool)
@@ -221,6 +223,24 @@ class Tables:
                 where.start, size, where.holes, node.nlink, where.fragment, where.offset, node.xattr,
             )  # fmt: skip
         return self._add(head + sizes, node.mtime)
+
+    def plain(
+        self, mode: int, uid: int, gid: int, mtime: int, number: int, size: int, start: int, fragment: int, offset: int,
+        sizes: bytes,
+    ) -> tuple[int, int]:  # fmt: skip
+        """As `file`, for most of them: one name, no attributes, no holes, small numbers; `sizes` as they are stored."""
+        ids, table = self._ids, self._inodes
+        owner, group = ids.get(uid), ids.get(gid)
+        if owner is None or group is None:
+            owner, group = self._id(uid), self._id(gid)
+        here = table.at, len(table.open)
+        table.open += _REG.pack(FILE, mode, owner, group, mtime, number, start, fragment, offset, size) + sizes
+        if len(table.open) >= META:
+            table.add(b"")
+        self._count += 1
+        if mtime > self._newest:
+            self._newest = mtime
+        return here
 
     def link(self, node: Node, text: bytes) -> tuple[int, int]:
         """The inode of a symbolic link."""
