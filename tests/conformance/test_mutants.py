@@ -37,6 +37,7 @@ NUMBER = "file descriptors 0 and 1 are never among those opened here"
 TIMES = "times of folders are not promised"
 EMPTY = "an empty read ends it"
 PLAIN = "nobody assigns to its fields; slots save memory"
+GATHERING = "the mode of a file under a hidden name; its own comes last"
 VALUE_SLOTS = "@dataclass(slots=True) → False for True"
 VALUE_FROZEN = "@dataclass(frozen=True, slots=True) → False for True"
 LIFE = "any rise is a sign of life"
@@ -71,12 +72,17 @@ EQUIVALENT = {
     "dls.logistics.stores.posix_files": {
         "if entry.mtime_ns != NO_TIME: → never": TIMES,
         "if entry.mtime_ns != NO_TIME: → Eq for NotEq": TIMES,
+        "if entry.mtime_ns != NO_TIME: → always": TIMES + "; that of a link is tested",
         "os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns)) → dropped": TIMES,
         "if mode != NO_MODE and (mode & umask() or mode & ~0o777 or not mode & 0o200): → BitOr for BitAnd": SPEED,
         "if mode != NO_MODE and (mode & umask() or mode & ~0o777 or not mode & 0o200): → 512 for 511": SPEED,
         "return _STAMP(info.st_ino, 0, 0, info.st_mode) → 1 for 0": "any constant",
     },
     "dls.logistics.stores.posix_upload": {
+        "return self._read(number) if self._own is None or number in self._own else False → always": SPEED
+        + ": a hole is read and found to be another part",
+        "os.chmod(beside, 0o600) → 385 for 384": GATHERING,
+        "self._fd = os.open(beside, _FLAGS, 0o600) → 385 for 384": GATHERING,
         "_CHUNK = 1 << 20 → 2 for 1": SPEED,
         "_CHUNK = 1 << 20 → 21 for 20": SPEED,
         "while at < stop: → always": EMPTY,

@@ -272,8 +272,9 @@ class TransferContract(Suite):
     ) -> None:
         control = cases("control")
         counted = Faulty(control.source)
-        assert control.run(counted, Faulty(control.target, plan=counted._plan)).complete
-        bodies = len(control.bodies)
+        first = control.run(counted, Faulty(control.target, plan=counted._plan))
+        assert first.complete
+        bodies, files = len(control.bodies), first.copied
         stride = 1 if faults_full else self.stride * (6 if what == "hang" else 1)
         fired, told = set[str](), set[str]()
         record_property("cases", len(range(1, counted.count + 1, stride)))
@@ -295,7 +296,9 @@ class TransferContract(Suite):
             if outcome is not None and outcome.complete:
                 assert there == case.expected, (at, one.fired)
             asked = len(case.bodies)
-            assert case.run().complete, (at, one.fired)
+            again = case.run()
+            assert again.complete, (at, one.fired)
+            assert again.copied + again.kept == files, (at, one.fired)
             assert case.shows() == case.expected, (at, one.fired)
             assert asked + len(case.bodies) <= bodies + self.concurrency + self.again + 1, (at, one.fired)
             case.final.wipe()
