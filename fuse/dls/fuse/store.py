@@ -15,8 +15,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from dls.fuse import layers, records, remote
-from dls.fuse.image import Image, open_image
+from dls.fuse import layers, opening, records
+from dls.fuse.image import Image
 from dls.fuse.records import NO_TAIL, Attr
 from dls.fuse.source import Item as Packable
 from dls.fuse.tree import Tree
@@ -320,9 +320,7 @@ def open_image_store(above: Store, key: bytes, **options: Any) -> ImageStore:
 
 
 def _opened(above: Store, key: bytes, address: urls.Url, options: dict[str, Any]) -> Image:
-    if address.scheme == "file":
-        return open_image(os.fsdecode(b"/" + address.path))
-    return remote.open_remote(above, key, **options)
+    return opening.open_tree(str(address), **options)
 
 
 def _stacked(layer: Image, address: urls.Url, stamp: bytes, options: dict[str, Any]) -> tuple[Tree, bytes]:
