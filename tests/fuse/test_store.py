@@ -142,7 +142,7 @@ def test_what_is_no_image_is_not_opened(tmp_path: Path, image: Path) -> None:
     assert gone.value.code == "no-such-key"
     for name, data, code in (
         (b"text", b"no image", "not-an-image"),
-        (b"short", image.read_bytes()[:-100], "not-an-image"),
+        (b"short", image.read_bytes()[:-100], "bad-image"),
         (b"other", b"x" + image.read_bytes()[1:], "bad-image"),
     ):
         above.write(name, [data])

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
-from dls.fuse import layers, records, remote
-from dls.fuse.image import Image, open_image
+from dls.fuse import layers, opening, records
+from dls.fuse.image import Image
 from dls.fuse.records import LOW, NO_TAIL, Attr
 from dls.fuse.source import Item as Packable
 from dls.fuse.tree import Tree
@@ -333,9 +333,7 @@ def open_image_store(above: Store, key: bytes, **options: Any) -> ImageStore:
 
 
 def _opened(above: Store, key: bytes, address: urls.Url, options: dict[str, Any]) -> Image:
-    if address.scheme == "file":
-        return open_image(os.fsdecode(b"/" + address.path))
-    return remote.open_remote(above, key, **options)
+    return opening.open_tree(str(address), **options)
 
 
 def _stacked(layer: Image, address: urls.Url, stamp: bytes, options: dict[str, Any]) -> tuple[Tree, bytes]:

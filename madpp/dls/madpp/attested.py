@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dls.logistics.database import boot_id
-from dls.logistics.errors import Corrupt, Invalid
+from dls.logistics.errors import Corrupt, Invalid, Unsupported
 from dls.logistics.manifest import Bitmap, Manifest, diff
 from dls.logistics.store import Store
 from dls.logistics.transfer.evidence import Evidence
@@ -57,9 +57,9 @@ def look(context: Context, address: str, wanted: Wanted, source: Store | None = 
         return Found(State.RIGHT, wanted.manifest)
     try:
         image = open_image(context, address)
-    except (Invalid, Corrupt):
+        held = image.tree.manifest
+    except (Invalid, Corrupt, Unsupported):  # no image, none of ours, or an archive that knows no digests
         return Found(State.OTHER)
-    held = image.tree.manifest
     if not wanted.known:
         if vouched and len(held.refs) == len(wanted.manifest.refs):
             return Found(State.RIGHT, held)

@@ -28,7 +28,7 @@ _PAGE = 1000
 @click.argument("where", metavar="URL")
 @click.option("--title", default="", help="One line for people.")
 @click.option("--note", default="", help="What is new in this version.")
-@click.option("--image", is_flag=True, help="URL is an image of ours: register what it holds, every byte read.")
+@click.option("--image", is_flag=True, help="URL is an image or archive: register what it holds, every byte read.")
 @dry_run
 def add(front: Front, dataset: str, where: str, title: str, note: str, image: bool, dry_run: bool) -> None:
     """Read, hash and register what lies at URL; other content makes a new version."""

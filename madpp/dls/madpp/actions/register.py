@@ -52,7 +52,11 @@ class Register:
         """What lies there as a store, what is to be read of it, and whether that is all of it."""
         if self.image:
             image = open_image(context, str(at))
-            return image, known(image.tree.manifest), True
+            from dls.fuse.listed import proven as has_digests
+
+            if has_digests(image.tree):
+                return image, known(image.tree.manifest), True
+            return image, listed(image, context.folder, tick=lambda: _alive(context)), True  # what others wrote
         store, only = opened(context, at)
         return store, listed(store, context.folder, only=only, tick=lambda: _alive(context)), not only
 
