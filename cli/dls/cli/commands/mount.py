@@ -21,6 +21,7 @@ from dls.logistics.duration import read_duration, read_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from dls.fuse.mounting import MountOptions
     from dls.fuse.tree import Tree
 
 
@@ -79,22 +80,34 @@ def mount(
     }
     name, opener, dataset = _shown(front, images, union, kept)
     started = time.monotonic()
-    if foreground and by_libfuse:
-        libfuse.check(options)
-        libfuse.serve(name, opener, folder, options, lambda text: front.out.tell("note", {"text": text}))
-        return
     if foreground:
-        with opener():
-            pass
-        fd = mounting.mount(name, folder, options)
-        front.out.tell("note", {"text": f"{folder} is mounted; end it with dls umount or Ctrl-C"})
-        mounting.serve(opener, folder, fd, options, lambda text: front.out.tell("note", {"text": text}))
+        _here(front, name, opener, folder, options, by_libfuse)
         return
     keeper = (libfuse if by_libfuse else mounting).in_background(name, opener, folder, options, _log(front, folder))
     facts = {"action": "mount", "image": name, "dataset": dataset, "folder": folder, "keeper": keeper}
     took = time.monotonic() - started
     what = f"{dataset} ({place(name)})" if dataset else place(name)
     front.out.result({**facts, "seconds": round(took, 3)}, folder, [f"{what} is mounted on {place(folder)}"])
+
+
+def _here(
+    front: Front, name: str, opener: Callable[[], Tree], folder: str, options: MountOptions, by_libfuse: bool
+) -> None:
+    """Serve a mount by this process until it is gone."""
+    from dls.fuse import libfuse, mounting
+
+    def tell(text: str) -> None:
+        front.out.tell("note", {"text": text})
+
+    if by_libfuse:
+        libfuse.check(options)
+        libfuse.serve(name, opener, folder, options, tell)
+        return
+    with opener():
+        pass
+    fd = mounting.mount(name, folder, options)
+    tell(f"{folder} is mounted; end it with dls umount or Ctrl-C")
+    mounting.serve(opener, folder, fd, options, tell)
 
 
 class _Shown(NamedTuple):
