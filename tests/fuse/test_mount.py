@@ -319,43 +319,6 @@ def test_a_folder_that_is_not_there(image: str, tmp_path: Path) -> None:
     assert told.value.kind == "not-found"
 
 
-@pytest.mark.spec("IMAGE-4")
-@pytest.mark.fault
-@pytest.mark.timeout(300)
-def test_a_packer_is_killed(tree: Path, image: str, tmp_path: Path, rng: random.Random, faults_full: bool) -> None:
-    whole = Path(image).read_bytes()
-    code = (
-        "import sys; from dls.fuse import source; from dls.fuse.pack import Options, pack;"
-        "pack(sys.argv[1], sys.argv[2], Options(workers=2, attributes=source.all_attributes))"
-    )
-    out = tmp_path / "i.sqfs"
-    command = [sys.executable, "-c", code, str(tree), str(out)]
-    started = time.monotonic()
-    subprocess.run(command, check=True)
-    took = time.monotonic() - started
-    assert out.read_bytes() == whole
-    out.unlink()
-    cut = 0
-    for _ in range(100 if faults_full else 12):
-        child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        time.sleep(rng.random() * took * 1.1)
-        child.kill()
-        child.wait()
-        if out.exists():
-            assert out.read_bytes() == whole
-            out.unlink()
-        else:
-            cut += 1
-    assert cut
-    # What is left of a killed one has no name, or a hidden one where the file system cannot do without.
-    assert [name for name in os.listdir(tmp_path) if not name.startswith(".dls-")] == []
-    wait_until(
-        lambda: (
-            not [p for p in psutil.process_iter(["cmdline"]) if "dls.fuse.work" in " ".join(p.info["cmdline"] or [])]
-        )
-    )
-
-
 # --------------------------------------------------------------------------------------------- life of a mount
 
 
