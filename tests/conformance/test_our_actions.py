@@ -5,6 +5,7 @@ from dls.madpp.testing.imaging import ImageRules
 from dls.madpp.testing.keeping import KeepingRules
 from dls.madpp.testing.making import MakingRules
 from dls.madpp.testing.packing import PackRules
+from dls.madpp.testing.staging import StageImageRules
 
 
 class TestBringing(BringingRules):
@@ -24,4 +25,8 @@ class TestImages(ImageRules):
 
 
 class TestPacking(PackRules):
+    pass
+
+
+class TestStagingImages(StageImageRules):
     pass

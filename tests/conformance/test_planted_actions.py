@@ -14,10 +14,11 @@ from dls.madpp.testing.keeping import KeepingRules
 from dls.madpp.testing.making import MakingRules
 from dls.madpp.testing.packing import PackRules
 from dls.madpp.testing.planted import VIOLATIONS, failures
+from dls.madpp.testing.staging import StageImageRules
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = re.findall(r"^- \*\*(ACTION-\d+)\*\*", (ROOT / "specs/action.md").read_text(encoding="utf-8"), re.MULTILINE)
-SUITES = (ActionContract, BringingRules, KeepingRules, MakingRules, ImageRules, PackRules)
+SUITES = (ActionContract, BringingRules, KeepingRules, MakingRules, ImageRules, PackRules, StageImageRules)
 
 
 def test_every_rule_has_a_violation_and_a_test() -> None:

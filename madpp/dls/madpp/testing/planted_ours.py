@@ -19,6 +19,7 @@ from dls.madpp.testing.keeping import KeepingRules
 from dls.madpp.testing.making import MakingRules
 from dls.madpp.testing.packing import PackRules
 from dls.madpp.testing.planted import Patch, no_sharing, nothing, violation, wrap
+from dls.madpp.testing.staging import StageImageRules
 
 
 @violation("ACTION-14", BringingRules)
@@ -191,16 +192,16 @@ def every_packing_packs_again(patch: Patch) -> None:
     wrap(patch, imaging, "make", lambda make, c, o, a, options, t: make(c, o, a, options._replace(replace=True), t))
 
 
-@violation("ACTION-27", PackRules)
+@violation("ACTION-27", StageImageRules)
 def an_image_is_copied_unproven(patch: Patch) -> None:
     patch.setattr(attested, "proven", lambda _, __, wanted: Proof(wanted.manifest, Place("", "")))
 
 
-@violation("ACTION-27", PackRules)
+@violation("ACTION-27", StageImageRules)
 def an_image_and_a_tree_share_a_buffer(patch: Patch) -> None:
     patch.setattr(layout, "as_image", lambda content: content)
 
 
-@violation("ACTION-27", PackRules)
+@violation("ACTION-27", StageImageRules)
 def what_lies_beside_an_image_is_not_looked_at(patch: Patch) -> None:
     patch.setattr(saved, "_held", lambda *_: saved.Beyond(""))
