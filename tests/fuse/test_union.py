@@ -84,6 +84,8 @@ def listed(tree: Tree, folder: int, size: int = 700) -> list[bytes]:
         while at < len(data):
             length = int.from_bytes(data[at + 144 : at + 148], "little")
             out.append(data[at + 152 : at + 152 + length])
+            if len(out) > 2:  # what a listing tells is what a look-up tells
+                assert data[at : at + 128] == tree.lookup(folder, out[-1])[:128], out[-1]
             offset = int.from_bytes(data[at + 136 : at + 144], "little")
             at += 152 + (length + 7 & ~7)
     assert out[:2] == [b".", b".."]
