@@ -1,8 +1,9 @@
-"""Reading an image of 10^5 (reduced) or 10^6 small files that is mounted: by us, the kernel's SquashFS, squashfuse.
+"""Reading 10^5 (reduced) or 10^6 small files, and at full size a real tree, through mounts: ours and its peers'.
 
 Each figure is of a fresh mount; `cold` after the caches of the kernel were dropped.  walk: `find` with stat of all;
 random: open, read, close of random files, a second; sequential: one file of 1 GB (reduced: 256 MB), half of it text.
-All mount the same image.  What is read by us is checked, what is read by the others is not.
+dls, the kernel's SquashFS and squashfuse mount one image; the others what their own tools make of the same tree, not
+compressed (EROFS, ext4, tar).  What is read by us is checked, what is read by the others is not.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,27 +32,74 @@ from dls.fuse.image import open_image
 from dls.fuse.pack import Options, pack
 
 PEER = "squashfuse_ll"
+REDUCED = ("dls", "dls-2-servers", "kernel-squashfs", PEER, "host")
+FULL = (*REDUCED, "kernel-erofs", "fuse2fs", "ratarmount")
+REAL = Path("/usr")
 ROUNDS = 3
+Words = Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is read: the tree, its image, where to mount, and names of files in an order of chance."""
+
+    title: str
+    source: Path
+    image: Path
+    folder: Path
+    names: list[str]
+    large: str
+
+    def made(self, end: str, command: Words) -> Path:
+        """What a peer's own tool makes of the tree, made once."""
+        out = self.image.with_suffix(end)
+        if not out.exists():
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return out
 
 
 def run(place: Place, full: bool) -> list[dict[str, Any]]:
     """Measure; the rows, also printed and written to build/bench/image-mount.jsonl by the caller."""
     files = 1_000_000 if full else 100_000
-    source, image, folder = place.disk / "mount-source", place.large / "i.sqfs", place.large / "mounted"
+    source = place.disk / "mount-source"
     tree.mixed(source, files)
     large = (1 << 30) if full else (256 << 20)
     (source / "large").write_bytes(b"".join(_half(i) for i in range(large >> 20)))
-    packed = pack(str(source), str(image), Options())
-    folder.mkdir()
     names = [f"d{n // 100:05d}/f{n:07d}" for n in random.Random(2).sample(range(files), min(files, 5000))]
-    _compared(source, image, names)
+    rows = read(
+        Scene(f"{files:,} files", source, place.large / "i.sqfs", place.large / "mounted", names, "large"), full
+    )
+    if full:
+        rows += read(real(place), full)
+    return rows
+
+
+def real(place: Place) -> Scene:
+    """A tree that nobody made for a bench."""
+    found = sorted(
+        (str(Path(above, name).relative_to(REAL)) for above, _, some in os.walk(REAL) for name in some), key=os.fsencode
+    )
+    files = [name for name in found if (REAL / name).is_file() and not (REAL / name).is_symlink()]
+    large = max(files, key=lambda name: (REAL / name).stat().st_size)
+    names = random.Random(3).sample(files, min(len(files), 5000))
+    return Scene(str(REAL), REAL, place.large / "real.sqfs", place.large / "mounted", names, large)
+
+
+def read(scene: Scene, full: bool, *, rounds: int = ROUNDS, who: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """All figures of one tree."""
+    packed = pack(str(scene.source), str(scene.image), Options(replace=True))
+    scene.folder.mkdir(exist_ok=True)
+    _compared(scene)
     rows: list[dict[str, Any]] = []
-    for number in range(ROUNDS):
-        for who in ("dls", "dls-2-servers", "kernel", PEER, "host"):
-            rows.append({"contender": who, "files": files, **_all(who, source, image, folder, names)})
+    for number in range(rounds):
+        for one in who or (FULL if full else REDUCED):
+            try:
+                rows.append({"contender": one, "tree": scene.title, **_all(one, scene)})
+            except (OSError, subprocess.CalledProcessError) as problem:  # a row of the table, not the end of the bench
+                rows.append({"contender": one, "tree": scene.title, "problem": str(problem)})
             print(f"  image-mount, round {number + 1}: {json.dumps(rows[-1])}", file=sys.stderr, flush=True)
-    rows.append({"contender": "dls-python", "files": files, **_python(image, names)})
-    _print(rows, files, packed.bytes)
+    rows.append({"contender": "dls-python", "tree": scene.title, **_python(scene)})
+    _print(rows, scene.title, packed.bytes)
     return rows
 
 
@@ -59,54 +108,74 @@ def _half(number: int) -> bytes:
     return noise + b"%d some words of text " % number * ((512 << 10) // len(b"%d some words of text " % number))
 
 
-def _compared(source: Path, image: Path, names: list[str]) -> None:
+def _compared(scene: Scene) -> None:
     """The image holds what the source does; a sample is enough here, the tests look at all."""
-    with open_image(str(image)) as found:
-        for name in names[:500]:
-            if found.read(found.find(name.encode())) != (source / name).read_bytes():
+    with open_image(str(scene.image)) as found:
+        for name in scene.names[:500]:
+            if found.read(found.find(os.fsencode(name))) != (scene.source / name).read_bytes():
                 raise RuntimeError(f"{name} differs")
 
 
+def _command(who: str, scene: Scene) -> Words:
+    image, folder, source = scene.image, scene.folder, scene.source
+    if who.startswith("dls"):
+        return dls("--quiet", "mount", *(["--servers", "2"] if who == "dls-2-servers" else []), image, folder)
+    if who == "kernel-squashfs":
+        return ["mount", "-t", "squashfs", "-o", "loop,ro", image, folder]
+    if who == "kernel-erofs":
+        made = scene.made(".erofs", ["mkfs.erofs", "--quiet", image.with_suffix(".erofs"), source])
+        return ["mount", "-t", "erofs", "-o", "loop,ro", made, folder]
+    if who == "fuse2fs":
+        used = int(subprocess.check_output(["du", "-sk", "-x", source]).split()[0])
+        made = image.with_suffix(".ext4")
+        options = ["-q", "-F", "-m", "0", "-i", "4096", "-d", source, made, f"{used * 3 // 2 + 65536}k"]
+        return ["fuse2fs", "-o", "ro", scene.made(".ext4", ["mkfs.ext4", *options]), folder]
+    if who == "ratarmount":
+        made = image.with_suffix(".tar")
+        scene.made(".tar", ["tar", "cf", made, "-C", source, "."])
+        return [Path(sys.executable).parent / "ratarmount", "--index-file", image.with_suffix(".tar.idx"), made, folder]
+    return [PEER, image, folder]
+
+
 @contextmanager
-def _mounted(who: str, source: Path, image: Path, folder: Path) -> Iterator[Path]:
+def _mounted(who: str, scene: Scene) -> Iterator[Path]:
     if who == "host":
-        yield source
+        yield scene.source
         return
-    command: dict[str, list[str | Path]] = {
-        "dls": dls("--quiet", "mount", image, folder),
-        "dls-2-servers": dls("--quiet", "mount", "--servers", "2", image, folder),
-        "kernel": ["mount", "-t", "squashfs", "-o", "loop,ro", image, folder],
-        PEER: [PEER, image, folder],
-    }
-    subprocess.run(command[who], check=True, stdout=subprocess.DEVNULL)
+    quiet = subprocess.DEVNULL
+    subprocess.run(_command(who, scene), check=True, stdin=quiet, stdout=quiet, stderr=quiet)
     try:
-        yield folder
+        yield scene.folder
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", scene.folder], check=True)
 
 
-def _all(who: str, source: Path, image: Path, folder: Path, names: list[str]) -> dict[str, float]:
+def _all(who: str, scene: Scene) -> dict[str, float]:
     out: dict[str, float] = {}
+    with _mounted(who, scene):
+        pass  # what is made once is made now
 
     def timed(name: str, cold: bool, work: Callable[[Path], object]) -> None:
         if cold:
             drop_caches()
-        with _mounted(who, source, image, folder) as where:
+        with _mounted(who, scene) as where:
             began = time.monotonic()
             work(where)
             out[name] = round(time.monotonic() - began, 4)
 
+    names = scene.names
     timed("first_stat_s", False, lambda where: os.stat(where / names[0]))
     for cold in (True, False):
         heat = "cold" if cold else "warm"
         timed(f"walk_{heat}_s", cold, _walk)
         timed(f"random1_{heat}_s", cold, lambda where: _read(where, names, 1))
         timed(f"random8_{heat}_s", cold, lambda where: _read(where, names, 8))
-        timed(f"large_{heat}_s", cold, lambda where: _large(where / "large"))
+        timed(f"large_{heat}_s", cold, lambda where: _large(where / scene.large))
     if who.startswith("dls"):
-        with _mounted(who, source, image, folder) as where:
+        with _mounted(who, scene) as where:
             _walk(where)
-            out["memory_mb"] = _memory(folder)
+            out["memory_mb"] = _memory(scene.folder)
+            out["idle_cpu_s"] = _idle(scene.folder)
     return out
 
 
@@ -136,29 +205,36 @@ def _large(path: Path) -> None:
     os.close(fd)
 
 
+def _ours(folder: Path) -> list[psutil.Process]:
+    found = psutil.process_iter(["cmdline"])
+    return [one for one in found if {"mount", str(folder)} <= set(one.info["cmdline"] or [])]
+
+
 def _memory(folder: Path) -> float:
     """Private memory of all processes of our mount, MB: mapped pages of the index belong to the kernel's cache."""
-    total = 0
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if "mount" in words and str(folder) in words:
-            total += process.memory_full_info().uss
-    return round(total / 1e6, 1)
+    return round(sum(one.memory_full_info().uss for one in _ours(folder)) / 1e6, 1)
 
 
-def _python(image: Path, names: list[str]) -> dict[str, float]:
+def _idle(folder: Path) -> float:
+    """CPU seconds in two seconds in which nobody asks."""
+    before = [sum(one.cpu_times()[:2]) for one in _ours(folder)]
+    time.sleep(2)
+    return round(sum(sum(one.cpu_times()[:2]) for one in _ours(folder)) - sum(before), 3)
+
+
+def _python(scene: Scene) -> dict[str, float]:
     """The same random reads without a mount."""
     times = []
     for _ in range(ROUNDS):
         began = time.monotonic()
-        with open_image(str(image)) as found:
-            for name in names:
-                found.read(found.find(name.encode()))
+        with open_image(str(scene.image)) as found:
+            for name in scene.names:
+                found.read(found.find(os.fsencode(name)))
         times.append(time.monotonic() - began)
     return {"random1_warm_s": round(median(times), 4)}
 
 
-def _print(rows: list[dict[str, Any]], files: int, size: int) -> None:
+def _print(rows: list[dict[str, Any]], title: str, size: int) -> None:
     figures = [key for key in rows[0] if key.endswith("_s")]
     who = list(dict.fromkeys(row["contender"] for row in rows))
 
@@ -166,7 +242,7 @@ def _print(rows: list[dict[str, Any]], files: int, size: int) -> None:
         found = [row[figure] for row in rows if row["contender"] == name and figure in row]
         return median(found) if found else None
 
-    print(f"image-mount: {files:,} files in {size / 1e6:,.0f} MB; seconds (times {PEER})")
+    print(f"image-mount: {title} in {size / 1e6:,.0f} MB; seconds (times {PEER})")
     print(f"{'':18}" + "".join(f"{name:>22}" for name in who))
     for figure in figures:
         peer = middle(PEER, figure)

@@ -20,14 +20,14 @@ from dls.fuse import leftovers, squashfs
 from dls.fuse.blocks import Form
 from dls.fuse.codec import sum_of
 from dls.fuse.image import open_image
-from dls.fuse.index import BYTES, EXTENT, PAGE, Header, Index, Out, mapped
+from dls.fuse.index import EXTENT, PAGE, Header, Index, Out, mapped
 from dls.fuse.layout import Layout
 from dls.fuse.origin import FolderOrigin, Origin
 from dls.fuse.road import Road, hands_for
 from dls.fuse.source import Attributes, Item, all_attributes, no_attributes, user_attributes
 from dls.fuse.spool import Spool
 from dls.logistics import digest as digests
-from dls.logistics.errors import Corrupt, Exists, Invalid
+from dls.logistics.errors import Exists, Invalid
 from dls.logistics.manifest import Manifest, SegmentRef
 from dls.logistics.segment import Segment, cut
 from dls.logistics.stores.posix_errors import ours
@@ -307,25 +307,8 @@ class _Making:
         )  # fmt: skip
         out.end(header)
         os.pwrite(self._fd, superblock, 0)
-        self._read_back()
         Index(mapped(self._fd, base, self._at - base)).check()
         return Result(manifest, self._at, self._at - base, manifest.files, self._twice, 0.0)
-
-    def _read_back(self) -> None:
-        """What was written is what was meant: the sum of each block, from the file."""
-        fd, held, start = self._fd, bytearray(), 0
-        for chunk in self._blocks:
-            for at, stored, check in EXTENT.iter_unpack(chunk):
-                size = stored & BYTES
-                if not size:
-                    continue
-                if at + size > start + len(held):
-                    start, held = at, bytearray(os.pread(fd, max(size, 4 << 20), at))
-                if sum_of(memoryview(held)[at - start : at - start + size]) != check:
-                    raise Corrupt(
-                        f"what was written at byte {at} of the image cannot be read back", code="bad-disk",
-                        remedy="look at the disk's health; nothing was published",
-                    )  # fmt: skip
 
 
 def _chained(first: list[Item], rest: Iterator[Item]) -> Iterator[Item]:

@@ -18,7 +18,8 @@ from dls.fuse.blocks import Blocks, Form, Packed
 from dls.fuse.codec import Packer, Unpacker
 from dls.fuse.origin import File, Reader, opened
 from dls.logistics import digest as digests
-from dls.logistics.errors import KINDS, DlsError
+from dls.logistics.errors import KINDS, Corrupt, DlsError
+from dls.logistics.stores.posix_calls import write_soon
 from dls.logistics.stores.posix_errors import ours
 
 
@@ -69,17 +70,22 @@ class Worker:
     # ---------------------------------------------------------------------------------------------- writing
 
     def write(self, job: int, at: int) -> None:
-        """Put the blocks of a job at position `at` of the image."""
-        data = self._ready.pop(job)
+        """Put the blocks of a job at position `at` of the image, and read them back."""
+        data, start = self._ready.pop(job), at
         for first in range(0, len(data), 512):
             some = data[first : first + 512]
-            size = sum(map(len, some))
+            whole = b"".join(some)
+            size = len(whole)
             done = os.pwritev(self._target, some, at)
-            if done != size:
-                whole = memoryview(b"".join(some))
-                while done < size:
-                    done += os.pwrite(self._target, whole[done:], at + done)
+            while done < size:
+                done += os.pwrite(self._target, memoryview(whole)[done:], at + done)
+            if os.pread(self._target, size, at) != whole:
+                raise Corrupt(
+                    f"what was written at byte {at} of the image cannot be read back", code="bad-disk",
+                    remedy="look at the disk's health; nothing was published",
+                )  # fmt: skip
             at += size
+        write_soon(self._target, start, at - start)
 
 
 def told(error: DlsError) -> dict[str, Any]:
