@@ -46,6 +46,10 @@ class _NoTables(squashfs.Tables):
         """Keeps nothing."""
         return 0, 0
 
+    def plain(self, *fields: object) -> tuple[int, int]:
+        """Keeps nothing."""
+        return 0, 0
+
     def link(self, node: squashfs.Node, text: bytes) -> tuple[int, int]:
         """Keeps nothing."""
         return 0, 0
