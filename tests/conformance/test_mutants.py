@@ -37,6 +37,8 @@ NUMBER = "file descriptors 0 and 1 are never among those opened here"
 TIMES = "times of folders are not promised"
 EMPTY = "an empty read ends it"
 PLAIN = "nobody assigns to its fields; slots save memory"
+ALONE = "inode = (info.st_dev, info.st_ino) if info.st_nlink > 1 else None"
+LONELY = "memory: nothing else has the inode of a file with one name"
 GATHERING = "the mode of a file under a hidden name; its own comes last"
 VALUE_SLOTS = "@dataclass(slots=True) → False for True"
 VALUE_FROZEN = "@dataclass(frozen=True, slots=True) → False for True"
@@ -96,6 +98,10 @@ EQUIVALENT = {
         "data = os.pread(self._open(), min(_CHUNK, stop - at), at) → Add for Sub": "a part is a whole number of chunks",
         'return path[:cut] + names.HIDDEN + b"part-" + digests.of(path[cut:]).hex()[:32].encode()'
         " → 33 for 32": "a longer name",
+    },
+    "dls.logistics.stores.posix_walk": {
+        f"{ALONE} → always": LONELY,
+        f"{ALONE} → GtE for Gt": LONELY,
     },
     "dls.logistics.transfer.bringing": {
         "there = {i: stamp for i, stamp in zip(todo, now, strict=True) if stamp} → False for True": LENGTHS,

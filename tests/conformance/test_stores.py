@@ -187,6 +187,24 @@ class TestPosix(StoreContract):
         store.make([Entry(b"d", FOLDER, mode=0o700)])
         assert store.stamps([b"d"]) != [before]
 
+    def test_two_names_are_enough_for_a_hard_link(self, store: Store) -> None:
+        store.write(b"a", [b"x"])
+        store.make([Entry(b"b", FILE, target=b"a")])
+        assert [(e.path, e.target) for e in store.list()] == [(b"a", b""), (b"b", b"a")]
+
+    def test_a_folder_that_cannot_be_looked_at_is_told(self, store: Store) -> None:
+        store.write(b"d/e/a", [b"x"])
+        real = os.lstat
+
+        def dead(path: bytes) -> os.stat_result:
+            if path.endswith(b"/d/e"):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(path)
+
+        with mock.patch.object(os, "lstat", dead), pytest.raises(DlsError) as told:
+            list(store.list())
+        assert told.value.facts["key"] == "d/e"
+
     def test_a_part_may_come_in_pieces(self, store: Store) -> None:
         size = 2 * BLOCK + 5
         upload = store.upload(b"d/a", size)
