@@ -64,6 +64,8 @@ EQUIVALENT = {
         "for _ in range(2): → 3 for 2": "one more try",
         "while stop is None or start < stop: → LtE for Lt": EMPTY,
         "self._forget() → dropped": AGAIN,
+        "self._folders.add(folder) → dropped": SPEED,
+        "if old == new: → never": "a rename onto itself",
         "self._folder_of(path) → dropped": AGAIN,
         "if path[:cut] not in self._folders: → In for NotIn": AGAIN,
         "body = os.read(fd, size + 1) → 2 for 1": "one byte too many is too many",
