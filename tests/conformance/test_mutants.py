@@ -37,6 +37,8 @@ NUMBER = "file descriptors 0 and 1 are never among those opened here"
 TIMES = "times of folders are not promised"
 EMPTY = "an empty read ends it"
 PLAIN = "nobody assigns to its fields; slots save memory"
+ALONE = "inode = (info.st_dev, info.st_ino) if info.st_nlink > 1 else None"
+LONELY = "memory: nothing else has the inode of a file with one name"
 GATHERING = "the mode of a file under a hidden name; its own comes last"
 VALUE_SLOTS = "@dataclass(slots=True) → False for True"
 VALUE_FROZEN = "@dataclass(frozen=True, slots=True) → False for True"
@@ -62,6 +64,8 @@ EQUIVALENT = {
         "for _ in range(2): → 3 for 2": "one more try",
         "while stop is None or start < stop: → LtE for Lt": EMPTY,
         "self._forget() → dropped": AGAIN,
+        "self._folders.add(folder) → dropped": SPEED,
+        "if old == new: → never": "a rename onto itself",
         "self._folder_of(path) → dropped": AGAIN,
         "if path[:cut] not in self._folders: → In for NotIn": AGAIN,
         "body = os.read(fd, size + 1) → 2 for 1": "one byte too many is too many",
@@ -96,6 +100,10 @@ EQUIVALENT = {
         "data = os.pread(self._open(), min(_CHUNK, stop - at), at) → Add for Sub": "a part is a whole number of chunks",
         'return path[:cut] + names.HIDDEN + b"part-" + digests.of(path[cut:]).hex()[:32].encode()'
         " → 33 for 32": "a longer name",
+    },
+    "dls.logistics.stores.posix_walk": {
+        f"{ALONE} → always": LONELY,
+        f"{ALONE} → GtE for Gt": LONELY,
     },
     "dls.logistics.transfer.bringing": {
         "there = {i: stamp for i, stamp in zip(todo, now, strict=True) if stamp} → False for True": LENGTHS,

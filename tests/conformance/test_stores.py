@@ -128,6 +128,8 @@ class TestPosix(StoreContract):
         assert space.block == info.f_frsize
         assert abs(space.bytes - info.f_bavail * info.f_frsize) < 1 << 30
         assert (space.inodes >= 0) == (info.f_files > 0)
+        with closing(PosixStore("/")) as top:
+            assert top.space().block == os.statvfs("/").f_frsize
 
     def test_room_is_what_the_root_takes(self, store: Store) -> None:
         root = os.fsencode(self.place / "root")
@@ -186,6 +188,41 @@ class TestPosix(StoreContract):
         assert len(before) == 32
         store.make([Entry(b"d", FOLDER, mode=0o700)])
         assert store.stamps([b"d"]) != [before]
+
+    def test_a_root_that_is_a_link_is_the_callers(self, store: Store, tmp_path: Path) -> None:
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link").symlink_to("real")
+        with closing(PosixStore(tmp_path / "link")) as other:
+            other.write(b"d/a", [b"x"])
+            other.write(b"b", [b"y"])
+            assert files(other) == [b"b", b"d/a"]
+        assert (tmp_path / "real/d/a").read_bytes() == b"x"
+
+    def test_what_is_too_long_or_closed_is_refused_at_once(self, store: Store) -> None:
+        with pytest.raises(DlsError):
+            store.below(b"x" * 256)
+        store.close()
+        with pytest.raises(Invalid) as told:
+            store.put([])
+        assert told.value.code == "closed"
+
+    def test_two_names_are_enough_for_a_hard_link(self, store: Store) -> None:
+        store.write(b"a", [b"x"])
+        store.make([Entry(b"b", FILE, target=b"a")])
+        assert [(e.path, e.target) for e in store.list()] == [(b"a", b""), (b"b", b"a")]
+
+    def test_a_folder_that_cannot_be_looked_at_is_told(self, store: Store) -> None:
+        store.write(b"d/e/a", [b"x"])
+        real = os.lstat
+
+        def dead(path: bytes) -> os.stat_result:
+            if path.endswith(b"/d/e"):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(path)
+
+        with mock.patch.object(os, "lstat", dead), pytest.raises(DlsError) as told:
+            list(store.list())
+        assert told.value.facts["key"] == "d/e"
 
     def test_a_part_may_come_in_pieces(self, store: Store) -> None:
         size = 2 * BLOCK + 5
