@@ -57,6 +57,7 @@ class Image(Tree):
         self.block: int = int(header.image["block"])
         self.root = header.root >> 3
         self.attributed = bool(index.xattrs.count)
+        self.far = source.far
         if not 0 < self.block <= 1 << 20 or not records.FIRST <= header.root < header.space:
             raise damaged("its header says what cannot be")
         self._borders: dict[int, list[int]] = {}
@@ -353,6 +354,18 @@ class Image(Tree):
             out.append(data if whole else memoryview(data)[inside:end])
             start += end - inside
         return out
+
+    def ready(self, node: int, start: int) -> bool:
+        """Whether the block that holds byte `start` of a file is here."""
+        frame, at = self.frame(node >> 13), node << 3 & FRAME - 1
+        if at + HEAD > len(frame):
+            return True  # whoever reads is told
+        a, tail, inside, size = _CONTENT.unpack_from(frame, at + 8)
+        if tail == NO_TAIL or size > LARGEST_PART:
+            tail, inside = (a & LOW) + start // self.block, 0
+        if tail >= self.index.blocks.count:
+            return True
+        return self.source.ready(self.index.blocks[tail][0] + (inside & INSIDE))
 
     def content(self, node: int, start: int, stop: int) -> list[bytes | memoryview]:
         """As `pieces`, of a node: a small file is read without looking at all its attributes."""

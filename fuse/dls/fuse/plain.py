@@ -53,6 +53,11 @@ class _StoredFiles:
         return b""
 
     again = at
+    far = False
+
+    def ready(self, offset: int) -> bool:
+        """Not asked."""
+        return True
 
     def close(self) -> None:
         """Let go of the store."""

@@ -65,6 +65,8 @@ class _Coming:
 class RemoteFile:
     """The stored bytes of one version of an object behind a store.  Safe for several threads, and after a fork."""
 
+    far = True
+
     def __init__(self, store: Store, key: bytes, cache: tuple[str, int] | None = None) -> None:
         self.name = f"{store.url}/{names.show(key)}"
         self._store, self._key = store, key
@@ -137,6 +139,10 @@ class RemoteFile:
             return parts[0][offset - first * PIECE : stop - first * PIECE]
         whole = b"".join(parts)
         return whole[offset - first * PIECE : stop - first * PIECE]
+
+    def ready(self, offset: int) -> bool:
+        """Whether it is in memory."""
+        return offset // PIECE in self._held
 
     def again(self, offset: int, size: int) -> bytes:
         """The same, fetched anew, past all that is kept on the way, and in its place."""

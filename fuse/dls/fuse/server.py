@@ -12,9 +12,10 @@ import os
 import select
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
+from dls.fuse.aside import Aside
 from dls.fuse.records import FOR_EVER, length_of
 from dls.fuse.tree import Tree
 from dls.logistics.errors import DlsError, Invalid, Unsupported
@@ -71,16 +72,32 @@ class Server:
 
     def run(self, seen: Callable[[int], None] = lambda opcode: None) -> None:
         """Answer until the mount is gone.  `seen` is called for each request, with what it is."""
-        fd, unpack_in, pack_out = self._fd, _IN.unpack_from, _OUT.pack
-        read, writev, answer, now = os.read, os.writev, self._answer, time.monotonic
+        unpack_in, following, send, aside = _IN.unpack_from, self._following(), self._send, Aside(self._send)
+        far = self._tree.far
+        for data, others in following:
+            _, opcode, unique, node, *_ = unpack_in(data)
+            seen(opcode)
+            if opcode in _SILENT:
+                if opcode == _DESTROY:
+                    return
+            elif opcode == _READ and (others or far) and self._waits(node, data):
+                aside.take(opcode, unique, node, data)
+            elif not send(opcode, unique, node, data):
+                return
+
+    def _following(self) -> Iterator[tuple[bytes, bool]]:
+        """Requests, and whether each was there already when the one before it was answered: then others wait too."""
+        fd, read, now = self._fd, os.read, time.monotonic
         os.set_blocking(fd, False)
         asleep = select.poll()
         asleep.register(fd, select.POLLIN)
+        others = False
         until = now() + AWAKE_S
         while True:
             try:
                 data = read(fd, _BUFFER)
             except BlockingIOError:
+                others = False
                 if now() > until:
                     asleep.poll()
                     until = now() + AWAKE_S
@@ -91,21 +108,25 @@ class Server:
                 if exc.errno not in _GONE:
                     raise
                 continue
-            try:
-                _, opcode, unique, node, *_ = unpack_in(data)
-                seen(opcode)
-                if opcode in _SILENT:
-                    if opcode == _DESTROY:
-                        return
-                    continue
-                error, parts = answer(opcode, node, data)
-                writev(fd, [pack_out(16 + sum(map(len, parts)), -error, unique), *parts])
-                until = now() + AWAKE_S
-            except OSError as exc:
-                if exc.errno in _OVER:
-                    return
-                if exc.errno not in _GONE:
-                    raise
+            yield data, others
+            others, until = True, now() + AWAKE_S
+
+    def _waits(self, node: int, data: bytes) -> bool:
+        try:
+            return not self._tree.ready(node, _READ_IN.unpack_from(data, 40)[1])
+        except DlsError:
+            return False  # whoever reads is told
+
+    def _send(self, opcode: int, unique: int, node: int, data: bytes) -> bool:
+        """Answer; whether the mount is still there."""
+        error, parts = self._answer(opcode, node, data)
+        try:
+            os.writev(self._fd, [_OUT.pack(16 + sum(map(len, parts)), -error, unique), *parts])
+        except OSError as exc:
+            if exc.errno not in _GONE and exc.errno not in _OVER:
+                raise
+            return exc.errno in _GONE
+        return True
 
     def _answer(self, opcode: int, node: int, data: bytes) -> tuple[int, list[bytes]]:
         """(number of the error or 0, what is sent)."""

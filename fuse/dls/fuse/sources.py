@@ -14,9 +14,15 @@ class Source(Protocol):
 
     name: str
     size: int
+    far: bool
+    """Whether bytes come over a network."""
 
     def at(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset`, fewer at the end."""
+        ...
+
+    def ready(self, offset: int) -> bool:
+        """Whether `at` gives what begins there without waiting, as far as is known."""
         ...
 
     def again(self, offset: int, size: int) -> bytes:
@@ -30,6 +36,8 @@ class Source(Protocol):
 
 class LocalFile:
     """An image on this machine."""
+
+    far = False
 
     def __init__(self, path: str) -> None:
         self.name = path
@@ -63,6 +71,16 @@ class LocalFile:
                 code="source-changed", store=self.name, remedy="mount or open it again",
             )  # fmt: skip
         return data
+
+    def ready(self, offset: int) -> bool:
+        """Whether the kernel has it."""
+        try:
+            os.preadv(self.fd, [bytearray(1)], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # not known here: as if it were
+        return True
 
     def again(self, offset: int, size: int) -> bytes:
         """As `at`: nothing is kept on the way."""

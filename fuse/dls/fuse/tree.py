@@ -35,6 +35,8 @@ class Tree(ABC):
     """How many `files`, `folders`, `links`, `others`."""
     attributed: bool
     """Whether any node may have extended attributes."""
+    far: bool = False
+    """Whether bytes come over a network: then `ready` is asked before each read."""
     notes: Sequence[str] = ()
     """What people should know of it: names that were left out, for instance."""
     forks: bool = False
@@ -82,6 +84,10 @@ class Tree(ABC):
     def attr(self, node: int) -> Attr:
         """The attributes of a node."""
         return records.unpack(self.record(node))
+
+    def ready(self, node: int, start: int) -> bool:
+        """Whether bytes of a file from `start` on come without waiting for a disk or a network, as far as is known."""
+        return True
 
     def content(self, node: int, start: int, stop: int) -> list[bytes | memoryview]:
         """As `pieces`, of a node."""

@@ -48,6 +48,10 @@ class Indexed(Image):
         """The same, of a node by its number."""
         return self.pieces(self.attr(node), start, stop)
 
+    def ready(self, node: int, start: int) -> bool:
+        """Not known."""
+        return True
+
 
 class Archive(Indexed):
     """A tree in a file that somebody else wrote.  `attr.a`, `attr.b`, `attr.c` say where the bytes of a file are."""
