@@ -161,6 +161,8 @@ EQUIVALENT = {
     "dls.logistics.transfer.parts": {
         "self.progress.ticks += 1 → 2 for 1": LIFE,
         VALUE_SLOTS: PLAIN,
+        "with ending(self.source.read(self.entry.path, start, stop + 1 if more else stop)) as chunks:"
+        " → 2 for 1": "one byte too many is too many",
         "hasher, at = digests.Hasher(0), start → 1 for 0": NO_BLOCKS,
         "hasher = digests.Hasher(0) → 1 for 0": NO_BLOCKS,
         "self.hasher = digests.Hasher(0)  # of the whole: each stream hashes its own blocks → 1 for 0": NO_BLOCKS,
