@@ -305,6 +305,28 @@ def test_hard_links_are_whole_or_left_out(tmp_path: Path) -> None:
         assert (found.find(b"b").nlink, found.read(found.find(b"c"))) == (2, b"linked")
 
 
+@pytest.mark.spec("LAYER-1", "LAYER-3")
+def test_a_folder_of_which_something_is_left_hides_nothing_else(tmp_path: Path) -> None:
+    """Also where what is left lies deeper, below folders with other attributes."""
+    tree = plant(
+        tmp_path / "tree", **{"p/gone": b"x", "p/q/kept": b"k", "r/gone": b"x", "r/s/t/kept": b"k", "u/gone": b"x"}
+    )
+    (tree / "v" / "w").mkdir(parents=True)
+    (tree / "v" / "gone").write_bytes(b"x")
+    pack(str(tree), str(tmp_path / "v1.sqfs"), HERE)
+    for name in "pruv":
+        (tree / name / "gone").unlink()
+    os.chmod(tree / "r" / "s", 0o700)
+    (tree / "u" / "new").write_bytes(b"n")
+    layer(str(tmp_path / "v1.sqfs"), str(tree), str(tmp_path / "v2.sqfs"), HERE)
+    with open_stack(str(tmp_path / "v2.sqfs")) as found:
+        assert set(shown(found)) == {b"p/q/kept", b"r/s/t/kept", b"u/new"}
+        assert found.listdir(b"v") == [b"w"]
+    with open_image(str(tmp_path / "v2.sqfs")) as alone:
+        opaque = {path for path, attr in alone.walk() if alone.xattrs(attr)}
+    assert opaque == {b"u"}  # alone has nothing left of what was below
+
+
 @pytest.mark.spec("LAYER-3")
 def test_what_cannot_be_said_is_refused(three: Path) -> None:
     os.mknod(three / "tree" / "odd", 0o020600, os.makedev(0, 0))
