@@ -177,6 +177,23 @@ def test_a_base_with_other_modes_is_another_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.spec("LAYER-12")
+def test_a_base_with_other_nanoseconds_is_another_base(tmp_path: Path) -> None:
+    """Its SquashFS is the same to the bit, and so is its content: the index tells."""
+    tree = plant(tmp_path / "tree", a=b"a", b=b"b")
+    os.utime(tree / "a", ns=(1_000_000_005, 1_000_000_005))
+    pack(str(tree), str(tmp_path / "v1.sqfs"), HERE)
+    layer(str(tmp_path / "v1.sqfs"), None, str(tmp_path / "v2.sqfs"), HERE, Edits(delete=(b"b",)))
+    with open_image(str(tmp_path / "v1.sqfs")) as one:
+        before = one.manifest.content, one.index.header.image["super"]
+    os.utime(tree / "a", ns=(1_000_000_006, 1_000_000_006))
+    pack(str(tree), str(tmp_path / "v1.sqfs"), HERE._replace(replace=True))
+    with open_image(str(tmp_path / "v1.sqfs")) as one:
+        assert before == (one.manifest.content, one.index.header.image["super"])
+    with pytest.raises(Conflict, match="another image"):
+        open_stack(str(tmp_path / "v2.sqfs"))
+
+
+@pytest.mark.spec("LAYER-12")
 def test_a_damaged_base_is_told(three: Path, rng: random.Random) -> None:
     whole = (three / "v1.sqfs").read_bytes()
     with open_stack(str(three / "v3.sqfs")) as found:
