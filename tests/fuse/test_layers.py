@@ -38,7 +38,7 @@ from dls.fuse.pack import Options, pack
 from dls.fuse.tree import Tree
 from dls.fuse.unpack import unpack
 from dls.logistics import segment
-from dls.logistics.errors import Conflict, Corrupt, DlsError, Exists, Invalid, NotFound, Unavailable, Unsupported
+from dls.logistics.errors import Conflict, DlsError, Exists, Invalid, NotFound, Unavailable, Unsupported
 
 HERE = Options(workers=0, attributes=source.all_attributes)
 
@@ -205,7 +205,7 @@ def test_a_damaged_base_is_told(three: Path, rng: random.Random) -> None:
         try:
             with open_stack(str(three / "v3.sqfs")) as found:
                 assert shown(found) == right
-        except (Corrupt, Conflict, Invalid):
+        except DlsError:  # which one hangs on the bit: of the version, of a sum, of a name
             continue
     (three / "v1.sqfs").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(Invalid, match=r"v1\.sqfs"):
