@@ -32,7 +32,7 @@ BATCH_FILES: Final = 512
 BATCH_BYTES: Final = 4 << 20
 STRETCH: Final = digests.BLOCK
 """A file larger than this is packed by stretches of it."""
-AHEAD: Final = int(__import__("os").environ.get("AHEAD", "3"))
+AHEAD: Final = 4
 """Jobs under way for each worker."""
 _PLACE = struct.Struct("<QQQIIIII")
 _EMPTY = digests.of(b"")
