@@ -530,6 +530,8 @@ def test_images_of_their_own_over_one_another(three: Path, tmp_path: Path) -> No
     low = plant(tmp_path / "low", again=b"low", deep=b"linked")
     os.link(low / "deep", low / "other")
     os.link(low / "deep", low / "two")
+    os.link(low / "again", low / "x")  # its first name is hidden: the next one takes its place
+    os.link(low / "again", low / "y")
     for name in ("top", "low"):
         pack(str(tmp_path / name), str(tmp_path / f"{name}.sqfs"), HERE)
     pack(str(three / "tree"), str(tmp_path / "mid.sqfs"), HERE)
@@ -541,10 +543,11 @@ def test_images_of_their_own_over_one_another(three: Path, tmp_path: Path) -> No
             **shown(open_image(str(tmp_path / "top.sqfs"))),
         }
         assert {entry.path: entry.target for entry in found.manifest if entry.target} == {
-            b"two": b"again", b"other": b"deep"
+            b"two": b"again", b"other": b"deep", b"y": b"x"
         }  # fmt: skip
         unpack(found, str(tmp_path / "out"))
-    assert os.stat(tmp_path / "out" / "deep").st_nlink == 2
+    assert os.stat(tmp_path / "out" / "deep").st_nlink == os.stat(tmp_path / "out" / "x").st_nlink == 2
+    assert (tmp_path / "out" / "y").read_bytes() == b"low"
     with pytest.raises(Unsupported) as error:
         open_over([openers[0], lambda: open_stack(str(three / "v3.sqfs"))])
     assert error.value.code == "no-stack"
