@@ -54,7 +54,7 @@ def run(place: Place, full: bool, *, rounds: int = ROUNDS) -> list[dict[str, Any
     }
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
-        service = stack.enter_context(nginx(place.large, served))
+        service = stack.enter_context(nginx(place.large, served, index="html"))
         proxy = stack.enter_context(Proxy(service.endpoint))
         proxy.delay = AWAY_S
         for number in range(rounds):
