@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 import time
 import uuid
@@ -174,7 +175,7 @@ class TestPosix(StoreContract):
         store.make([link])
         before = os.lstat(self._path(b"d/link"))
         store.make([link])
-        assert os.lstat(self._path(b"d/link")).st_ctime_ns == before.st_ctime_ns
+        assert os.lstat(self._path(b"d/link")).st_ino == before.st_ino
         store.make([link._replace(mtime_ns=9 * 10**9)])
         assert store.stat(b"d/link").entry.mtime_ns == 9 * 10**9
         store.make([link._replace(target=b"y")])
@@ -205,6 +206,59 @@ class TestPosix(StoreContract):
         with pytest.raises(Invalid) as told:
             store.put([])
         assert told.value.code == "closed"
+
+    def test_nothing_is_written_through_a_link_in_the_tree(self, store: Store, tmp_path: Path) -> None:
+        store.make([Entry(b"d", LINK, target=os.fsencode(tmp_path))])
+        with pytest.raises(Conflict) as told:
+            store.write(b"d/a", [b"x"])
+        assert told.value.code == "linked-folder"
+        (done,) = store.put([Item(0, b"d/a", b"x")])
+        assert done.error is not None
+        assert not (tmp_path / "a").exists()
+
+    def test_what_a_killed_run_left_beside_a_link_is_replaced(self, store: Store) -> None:
+        link = Entry(b"d/link", LINK, target=b"x")
+        before: list[bytes] = []
+        with mock.patch.object(os, "rename", side_effect=OSError(errno.EIO, "dead")):
+            with pytest.raises(DlsError):
+                store.make([link])
+            before += os.listdir(self._path(b"d"))
+        assert before == [], "taken away again"
+        with mock.patch.object(os, "rename"):
+            store.make([link])  # killed before its name was given
+        (left,) = os.listdir(self._path(b"d"))
+        assert left.startswith(names.HIDDEN)
+        store.make([link])
+        assert os.listdir(self._path(b"d")) == [b"link"]
+
+    def test_a_tree_that_is_locked_is_opened_and_removed(self, store: Store) -> None:
+        store.write(b"d/a", [b"x"])
+        real, calls = shutil.rmtree, list[int]()
+
+        def once(path: bytes) -> None:
+            calls.append(os.stat(path).st_mode & 0o777)
+            if len(calls) == 1:
+                os.chmod(path, 0o500)
+                raise PermissionError(errno.EACCES, "planted")
+            real(path)
+
+        with mock.patch.object(shutil, "rmtree", once):
+            store.wipe()
+        assert (len(calls), calls[1]) == (2, 0o700)
+        assert not store.exists()
+
+    def test_a_file_is_nothing_to_make(self, store: Store) -> None:
+        with pytest.raises(Invalid) as told:
+            store.make([Entry(b"a", FILE)])
+        assert told.value.code == "not-made"
+
+    def test_a_full_disk_is_the_answer_of_each_item(self, store: Store) -> None:
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for place in (store, store.below(b"s", staging=True)):
+            with mock.patch.object(os, "write", side_effect=full):
+                (done,) = place.put([Item(0, b"a", b"x")])
+            assert done.error is not None
+            assert done.error.code == "disk-full"
 
     def test_two_names_are_enough_for_a_hard_link(self, store: Store) -> None:
         store.write(b"a", [b"x"])
