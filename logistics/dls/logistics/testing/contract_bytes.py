@@ -322,7 +322,7 @@ class BytesRules(StoreHooks):
                 assert len(got.body) == MIB
         assert fetched() < _BOUND, f"{fetched() >> 20} MiB to fetch {count} files"
         with growth() as put:
-            for done in store.put(Item(i, b"m", i.to_bytes(8, "little") + chunk[8:]) for i in range(count)):
+            for done in store.put(Item(i, b"m%d" % i, i.to_bytes(8, "little") + chunk[8:]) for i in range(count)):
                 assert done.error is None
         assert self.in_memory or put() < _BOUND, f"{put() >> 20} MiB to put {count} files"
 
