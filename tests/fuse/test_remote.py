@@ -257,7 +257,7 @@ def test_a_fork_while_pieces_are_on_their_way(wide: Store, broad: tuple[Path, by
         real, go_on = source.range, threading.Event()
 
         def slow(start: int, stop: int) -> bytes:
-            if threading.current_thread().name == "dls-ahead":
+            if threading.current_thread().name == "image-ahead":
                 go_on.wait(30)
             return real(start, stop)
 

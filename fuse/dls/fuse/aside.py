@@ -24,7 +24,7 @@ class Aside:
         """Have it answered, soon."""
         if not self._free.acquire(blocking=False) and self._started < THREADS:
             self._started += 1
-            threading.Thread(target=self._run, name="dls-aside", daemon=True).start()
+            threading.Thread(target=self._run, name="image-aside", daemon=True).start()
         self._waiting.put((opcode, unique, node, data))
 
     def _run(self) -> None:

@@ -23,7 +23,7 @@ class Hashing(Generic[T]):
 
     def __init__(self, origin: Origin, workers: int) -> None:
         self._description, self._local = origin.reader(), threading.local()
-        self._pool = ThreadPoolExecutor(max(1, workers), "dls-compare")
+        self._pool = ThreadPoolExecutor(max(1, workers), "image-compare")
         self._under_way: deque[tuple[list[T], Future[list[bytes]]]] = deque()
 
     def swap(self, what: list[T], files: Sequence[File]) -> tuple[list[T], list[bytes]]:

@@ -105,7 +105,7 @@ class Image(Named):
     def _side_by_side(self, first: int, many: int) -> list[bytes]:
         """Whole blocks that follow one another: each thread decodes some, as many threads as there are processors."""
         if self._lanes is None:
-            self._lanes = ThreadPoolExecutor(max(1, min(_LANES, os.cpu_count() or 1) - 1), "dls-decode")
+            self._lanes = ThreadPoolExecutor(max(1, min(_LANES, os.cpu_count() or 1) - 1), "image-decode")
 
         def some(start: int, stop: int) -> list[bytes]:
             return [self.stored(number, self.block) for number in range(start, stop)]

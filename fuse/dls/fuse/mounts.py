@@ -44,7 +44,7 @@ class Mounted(NamedTuple):
             else:
                 heard.append(ANSWERS)
 
-        asking = threading.Thread(target=ask, name="dls-mount-ask", daemon=True)
+        asking = threading.Thread(target=ask, name="image-mount-ask", daemon=True)
         asking.start()
         asking.join(_PATIENCE_S)
         return heard[0] if heard else SILENT

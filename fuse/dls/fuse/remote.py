@@ -258,7 +258,7 @@ class RemoteFile:
             starting = self._threads < CONNECTIONS
             self._threads += starting
         if starting:
-            threading.Thread(target=self._fetching, args=(self._ahead,), name="dls-ahead", daemon=True).start()
+            threading.Thread(target=self._fetching, args=(self._ahead,), name="image-ahead", daemon=True).start()
 
     def _fetching(self, wishes: SimpleQueue[tuple[int, int] | None]) -> None:
         while (wish := wishes.get()) is not None:
@@ -316,7 +316,7 @@ class RemoteFile:
                 for start in starts:
                     part(start)
             else:
-                with ThreadPoolExecutor(CONNECTIONS, "dls-index") as threads:
+                with ThreadPoolExecutor(CONNECTIONS, "image-index") as threads:
                     list(threads.map(part, starts))
             return Index(mapped(fd, 0, size)), sorted(fetched)
 

@@ -77,7 +77,7 @@ class _Whole(threading.Thread):
     """Hashes a large file beside those who compress its stretches; the bytes come from the kernel's cache."""
 
     def __init__(self, reader: Reader, file: File) -> None:
-        super().__init__(name="dls-pack-hash", daemon=True)
+        super().__init__(name="image-pack-hash", daemon=True)
         self._reader, self._file = reader, file
         self.digest = b""
         self.error: DlsError | None = None

@@ -249,7 +249,7 @@ def _threaded(parts: Iterator[bytes]) -> Iterator[bytes]:
         except BaseException as problem:  # noqa: BLE001 - raised again by whoever takes the parts
             put(problem)
 
-    thread = threading.Thread(target=work, name="dls-unpack", daemon=True)
+    thread = threading.Thread(target=work, name="image-unpack", daemon=True)
     thread.start()
     try:
         while (part := ready.get()) is not None:
