@@ -22,6 +22,7 @@ import pytest
 from components import trees
 from components.command import PROGRAM
 from dls.fuse import mounting, source
+from dls.fuse.aside import THREADS
 from dls.fuse.image import open_image
 from dls.fuse.pack import Options, pack
 from dls.logistics.errors import Conflict, DlsError, Exists, NotFound, Unsupported
@@ -626,3 +627,28 @@ def test_by_mount_and_fstab(plain: str, tmp_path: Path) -> None:
     assert "is mounted on" in done.stderr
     assert "unknown option" in done.stderr
     wait_until(lambda: not [p for p in psutil.process_iter(["pid"]) if _keeps(p, plain)])
+
+
+@pytest.mark.spec("MOUNT-9")
+def test_reads_that_wait_are_answered_by_threads(tree: Path, image: str, tmp_path: Path) -> None:
+    want = {p.name: p.read_bytes() for p in (tree / "many").iterdir() if p.is_file()}
+    wrong: list[str] = []
+    most = 0
+    with ours(image, tmp_path / "m") as keeper:
+        (server,) = psutil.Process(keeper).children()
+
+        def look(names: list[str]) -> None:
+            for name in names:
+                with open(image, "rb") as file:  # whatever was read of the image is read from the disk again
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                if (tmp_path / "m" / "many" / name).read_bytes() != want[name]:
+                    wrong.append(name)
+
+        readers = [threading.Thread(target=look, args=(sorted(want)[i::32],)) for i in range(32)]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(60)
+            most = max(most, server.num_threads())
+        assert not wrong
+        assert 1 < most <= THREADS + 1

@@ -12,9 +12,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import pairwise
 from typing import Final
 
 from dls.fuse import records
@@ -31,9 +29,6 @@ from dls.logistics.errors import Corrupt, Invalid
 from dls.logistics.manifest import Manifest
 
 _BLOCKS_KEPT: Final = 64
-_AT_ONCE: Final = 4
-"""Blocks from which on it pays to have another thread decode some."""
-_LANES: Final = 4
 _AHEAD: Final = 256 << 20
 """Bytes of an index that the kernel is asked to bring at once."""
 _CONTENT: Final = struct.Struct("<Q16xII8xQ")
@@ -48,7 +43,6 @@ class Image(Named):
     def __init__(self, source: Source, index: Index) -> None:
         super().__init__(source, index)
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
-        self._lanes: ThreadPoolExecutor | None = None
 
     # --------------------------------------------------------------------------------------------- bytes
 
@@ -102,24 +96,6 @@ class Image(Named):
                     self._blocks.popitem(last=False)
         return found
 
-    def _side_by_side(self, first: int, many: int) -> list[bytes]:
-        """Whole blocks that follow one another: each thread decodes some, as many threads as there are processors."""
-        if self._lanes is None:
-            self._lanes = ThreadPoolExecutor(max(1, min(_LANES, os.cpu_count() or 1) - 1), "image-decode")
-
-        def some(start: int, stop: int) -> list[bytes]:
-            return [self.stored(number, self.block) for number in range(start, stop)]
-
-        step = -(-many // min(_LANES, os.cpu_count() or 1))
-        cuts = [first + at for at in range(0, many, step)] + [first + many]
-        others = [self._lanes.submit(some, a, b) for a, b in pairwise(cuts[1:])]
-        out = some(cuts[0], cuts[1])
-        for other in others:
-            out += other.result()
-        if any(len(data) != self.block for data in out):
-            raise damaged("a block has another length than its file")
-        return out
-
     def pieces(self, attr: Attr, start: int, stop: int) -> list[bytes | memoryview]:
         """The bytes `start … stop-1` of a file, as they lie in its blocks; past the end gives what there is."""
         size, block, tail = attr.size, self.block, attr.b
@@ -141,11 +117,6 @@ class Image(Named):
                 out.append(data if at == 0 and end == len(data) else memoryview(data)[at:end])
                 break
             number, inside = divmod(start, block)
-            many = (min(stop, own) - start) // block if inside == 0 else 0
-            if many >= _AT_ONCE:
-                out += self._side_by_side(attr.a + number, many)
-                start += many * block
-                continue
             plain = min(block, own - number * block)
             whole = inside == 0 and stop - start >= plain
             data = (self.stored if whole else self.kept)(attr.a + number, plain)
@@ -193,9 +164,6 @@ class Image(Named):
         """Let go of the file.  Idempotent."""
         self._frames.clear()
         self._blocks.clear()
-        lanes, self._lanes = self._lanes, None
-        if lanes is not None:
-            lanes.shutdown(wait=False)
         self.__dict__.pop("manifest", None)  # it knows this image: without it, the mapping goes with the last user
         self.source.close()
 

@@ -110,17 +110,7 @@ def _by_root(image: str, folder: str, common: str) -> int:
         number = ctypes.get_errno()
         os.close(fd)
         raise ours(OSError(number, os.strerror(number)), folder)
-    _read_ahead(folder)
     return fd
-
-
-def _read_ahead(folder: str) -> None:
-    """Let the kernel ask for 1 MiB at once where a file is read in order, not the 128 KiB that it gives every mount.
-    Only root may say so, and who may not reads on as before."""
-    found = on_top(folder)
-    if found is not None:
-        with suppress(OSError), open(f"/sys/class/bdi/{found.device}/read_ahead_kb", "w") as wanted:
-            wanted.write(str(READ_AHEAD >> 10))
 
 
 def _by_fusermount(image: str, folder: str, common: str) -> int:
