@@ -86,6 +86,10 @@ class LocalFile:
         """As `at`: nothing is kept on the way."""
         return self.at(offset, size)
 
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):  # whoever was given only the manifest of a packed image has nothing to close
+            self.close()
+
     def close(self) -> None:
         """Close the file."""
         fd, self.fd = self.fd, -1
