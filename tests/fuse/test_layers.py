@@ -25,8 +25,7 @@ from components import trees
 from components.hostile import Parts, taken_apart
 from components.http_plain import python_server
 from components.loopdisk import loop_disk
-from dls.fuse import compare, files, source, spool
-from dls.fuse import image as images
+from dls.fuse import compare, files, named, source, spool
 from dls.fuse.beside import Beside, named_of, open_beside
 from dls.fuse.hashing import Hashing
 from dls.fuse.image import open_image
@@ -391,7 +390,7 @@ def test_what_others_write_is_read(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "_KEPT", 1 << 14)
-    monkeypatch.setattr(images, "_FRAMES_KEPT", 2)
+    monkeypatch.setattr(named, "_FRAMES_KEPT", 2)
     monkeypatch.setattr(segment, "LEAST", 64)
     monkeypatch.setattr(segment, "LIMIT", 256)
     monkeypatch.setattr(compare, "BATCH_FILES", 64)
