@@ -8,11 +8,12 @@ made constant, a statement dropped, a result withheld.  Equivalent mutants are l
 from __future__ import annotations
 
 import ast
-import copy
 import random
+import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+_parsing = threading.Lock()  # CPython 3.11 counts the depth of all threads' trees together, and then raises SystemError
 _TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq,
@@ -176,7 +177,8 @@ def _spans(tree: ast.Module) -> dict[int, tuple[int, int, bool]]:
 
 def mutated(source: str, number: int) -> str:
     """The source with one mistake."""
-    tree = copy.deepcopy(ast.parse(source))
+    with _parsing:
+        tree = ast.parse(source)
     for i, (_, _, make) in enumerate(_changes(tree)):
         if i == number:
             make()
