@@ -217,6 +217,31 @@ def test_at_random_no_more_is_fetched_than_is_asked_for(wide: Store, rng: random
 
 
 @pytest.mark.spec("IMAGE-12")
+def test_at_random_from_far_away_neighbours_come_along(
+    wide: Store, broad: tuple[Path, bytes], tmp_path: Path, rng: random.Random
+) -> None:
+    """Where a round trip takes as long as some megabytes do."""
+
+    class Distant(MemoryStore):
+        def read_version(self, key: bytes, stamp: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+            time.sleep(0.02)
+            for at in range(start, stop or 0, 64 << 10):
+                yield from super().read_version(key, stamp, at, min(at + (64 << 10), stop or 0))
+
+    want = (broad[0] / "large").read_bytes()
+    name = wide.url.removeprefix("memory://").strip("/")
+    with open_remote(Distant(name), b"i.sqfs", cache_folder=str(tmp_path)) as image:
+        attr, begun = image.find(b"large"), requests_of(image)
+        source = image.source
+        assert isinstance(source, RemoteFile)
+        for _ in range(200):
+            at = rng.randrange(attr.size - 4096)
+            assert image.read(attr, at, at + 4096) == want[at : at + 4096]
+        assert source.waited < 60  # 200 reads of 160 pieces: by ones they would be about 115
+        assert requests_of(image) - begun < 90
+
+
+@pytest.mark.spec("IMAGE-12")
 def test_many_threads_fetch_each_piece_once(wide: Store, broad: tuple[Path, bytes]) -> None:
     want = (broad[0] / "large").read_bytes()
     with open_remote(again(wide), b"i.sqfs") as image:

@@ -98,6 +98,10 @@ class Cache:
         self.drop(name)
         return None
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a piece, sound or not."""
+        return self._usable() and os.path.exists(os.path.join(self._folder, name))
+
     def drop(self, name: str) -> None:
         """Forget a piece."""
         with suppress(OSError):

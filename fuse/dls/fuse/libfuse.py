@@ -154,7 +154,7 @@ def in_background(name: str, opener: Opener, folder: str, options: MountOptions,
     child = os.fork()
     if child == 0:
         try:
-            mounting._detach(log, 2)  # nothing of the caller's stays open but what it gave for messages
+            mounting._detach(log, mounting._descriptors())  # nothing of the caller's stays open
             serve(name, opener, folder, options, mounting._log)
         except DlsError as error:
             mounting._log(str(error))

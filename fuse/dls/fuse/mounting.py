@@ -149,23 +149,38 @@ Opener = Callable[[], Tree]
 """Opens what is mounted; each server does it for itself."""
 
 
-def serve(opener: Opener, folder: str, fd: int, options: MountOptions, told: Callable[[str], None]) -> None:
-    """Keep a mount until it is gone: start servers, replace those that die, unmount on the way out."""
-    _Keeper(opener, real(folder), fd, options, told).run()
+def looked(opener: Opener) -> Tree | None:
+    """Open what is to be mounted, so that a bad image is told to whoever asks; the tree, if servers can inherit it."""
+    tree = opener()
+    if tree.forks:
+        return tree
+    tree.close()
+    return None
+
+
+def serve(
+    opener: Opener, folder: str, fd: int, options: MountOptions, told: Callable[[str], None], tree: Tree | None = None
+) -> None:
+    """Keep a mount until it is gone: start servers, replace those that die, unmount on the way out.
+
+    `tree` is what was `looked` at, and is not opened again.
+    """
+    _Keeper(opener, real(folder), fd, options, told, tree).run()
 
 
 class _Keeper:
     """Holds the descriptor, the tree and the servers."""
 
     def __init__(
-        self, opener: Opener, folder: str, fd: int, options: MountOptions, told: Callable[[str], None]
-    ) -> None:
+        self, opener: Opener, folder: str, fd: int, options: MountOptions, told: Callable[[str], None],
+        tree: Tree | None,
+    ) -> None:  # fmt: skip
         self._opener, self._folder, self._fd, self._options, self._told = opener, folder, fd, options, told
         self._beats = mmap.mmap(-1, mmap.PAGESIZE)
         self._children: dict[int, int] = {}
         self._over = False
         self._deaths = 0
-        self._tree: Tree | None = None
+        self._tree = tree
         top = on_top(folder)
         self._device = top.device if top else ""
 
@@ -175,12 +190,8 @@ class _Keeper:
             signal.signal(number, self._asked)
         self._heard = time.monotonic()
         try:
-            tree = self._opener()
-            if tree.forks:
-                # Servers that come later serve what was mounted, even if its file is gone or another one by then.
-                self._tree = tree
-            else:
-                tree.close()
+            if self._tree is None:  # servers that come later serve what was mounted, even if its file is gone by then
+                self._tree = looked(self._opener)
             for slot in range(self._options.servers):
                 self._start(slot)
             while self._children:
@@ -299,21 +310,25 @@ def in_background(name: str, opener: Opener, folder: str, options: MountOptions,
 
     `name` is what the kernel shows as the source.
     """
-    with opener():
-        pass  # a bad image is told here, to whoever asked
-    folder = real(folder)
-    fd = mount(name, folder, options)
-    child = os.fork()
-    if child == 0:
-        try:
-            _detach(log, fd)
-            serve(opener, folder, fd, options, _log)
-        except DlsError as error:
-            _log(str(error))
-        except BaseException as problem:  # noqa: BLE001 - the last line of a process
-            _log(f"{type(problem).__name__}: {problem}")
-        finally:
-            os._exit(0)
+    strangers = _descriptors()
+    tree = looked(opener)
+    try:
+        folder = real(folder)
+        fd = mount(name, folder, options)
+        child = os.fork()
+        if child == 0:
+            try:
+                _detach(log, strangers)
+                serve(opener, folder, fd, options, _log, tree)
+            except DlsError as error:
+                _log(str(error))
+            except BaseException as problem:  # noqa: BLE001 - the last line of a process
+                _log(f"{type(problem).__name__}: {problem}")
+            finally:
+                os._exit(0)
+    finally:
+        if tree is not None:
+            tree.close()
     os.close(fd)
     try:
         os.stat(folder)  # waits for the first answer
@@ -324,7 +339,17 @@ def in_background(name: str, opener: Opener, folder: str, options: MountOptions,
     return child
 
 
-def _detach(log: str, fuse: int) -> None:
+def _descriptors() -> set[int]:
+    """What is open now: pipes and locks of whoever called, which a mount must not hold."""
+    found, still = [int(name) for name in os.listdir("/proc/self/fd")], set[int]()
+    for fd in found:
+        with suppress(OSError):  # the one by which the others were found
+            os.fstat(fd)
+            still.add(fd)
+    return still
+
+
+def _detach(log: str, strangers: set[int]) -> None:
     """Leave the terminal and the caller's folder, pipes and files."""
     os.setsid()
     os.chdir("/")
@@ -335,8 +360,9 @@ def _detach(log: str, fuse: int) -> None:
     os.dup2(null, 0)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    os.closerange(3, fuse)
-    os.closerange(fuse + 1, os.sysconf("SC_OPEN_MAX"))
+    for fd in (strangers | {null, out}) - {0, 1, 2}:
+        with suppress(OSError):
+            os.close(fd)
 
 
 def _log(text: str) -> None:

@@ -3,33 +3,32 @@
     with open_remote(store, b"tree.sqfs", cache_folder="/tmp/pieces") as image: …
 
 A piece is 256 KiB.  Neighbours that are missing come in one request; who reads in order finds the next pieces on
-their way (`dls.fuse.order`), fetched by other threads over connections of their own.  One piece is fetched once,
-however many threads and processes want it.  What comes is checked like what lies here: by the sums of the index, and
-the index by its own before it is kept.
+their way (`dls.fuse.order`), and where a round trip takes long its neighbours come along (`dls.fuse.width`), fetched by
+other threads over connections of their own.  One piece is fetched once, however many threads and processes want it.
+What comes is checked like what lies here: by the sums of the index, and the index by its own before it is kept.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, Final
 
 from dls.fuse.cache import Cache
 from dls.fuse.image import Image, index_size, matched, open_image
-from dls.fuse.index import FOOTER, Index, mapped
+from dls.fuse.index import FOOTER
+from dls.fuse.index_far import fetched_index
 from dls.fuse.order import MOST, Order
+from dls.fuse.width import Width
 from dls.logistics import digest as digests
 from dls.logistics import names
-from dls.logistics.errors import Conflict, Corrupt, DlsError, NotFound, Unavailable
+from dls.logistics.errors import Conflict, DlsError, NotFound, Unavailable
 from dls.logistics.registry import open_store
 from dls.logistics.store import Store, Versioned
-from dls.logistics.stores.posix_errors import ours
 from dls.logistics.url import Url, parse
 
 PIECE: Final = 256 << 10
@@ -45,10 +44,8 @@ PATIENCE_S: Final = 15.0
 _DOWN_S: Final = 0.5
 """After a service did not answer, whoever asks in this time is told so at once: many requests wait behind one that
 hangs, and each would hang for as long."""
-_TAIL: Final = 64 << 10
+_TAIL: Final = 256 << 10
 """What is read first, from the end: the footer, and a small index whole."""
-_STRETCH: Final = 8 << 20
-"""Bytes of an index in one request."""
 _Range = range  # inside the class it is a verb
 _NETWORK: Final = ("http", "https", "s3", "s3+http", "s3+https")
 
@@ -75,10 +72,12 @@ class RemoteFile:
         self.version = found.stamp.hex()
         """Of the object, for people who keep something of it."""
         self._keep = cache
-        self._cache: Cache | None = None
+        self.cache: Cache | None = None
         self.content(self.name.encode() + b"\0" + found.stamp)
         self._held: OrderedDict[int, bytes] = OrderedDict()
         self._order = Order((self.size - 1) // PIECE)
+        # What is brought must not drive out what is read: without a cache there is room in memory only.
+        self._width = Width(-(-self.size // PIECE), PIECE, max(KEPT, cache[1] // PIECE) if cache else KEPT)
         self._anew()
         self._down: tuple[float, Unavailable] | None = None
         self.requests = self.waited = 0
@@ -94,7 +93,7 @@ class RemoteFile:
     def content(self, name: bytes) -> None:
         """Say what no other content has: pieces are kept under this name, whatever address they came from."""
         if self._keep is not None:
-            self._cache = Cache(self._keep[0], digests.of(name).hex()[:32], self._keep[1])
+            self.cache = Cache(self._keep[0], digests.of(name).hex()[:32], self._keep[1])
 
     # --------------------------------------------------------------------------------------------- the store
 
@@ -104,12 +103,15 @@ class RemoteFile:
             why = self._down[1]
             raise Unavailable(why.message, code=why.code, remedy=why.remedy, **why.facts)
         self.requests += 1
-        store = self._store
+        store, began = self._store, time.monotonic()
         try:
             if isinstance(store, Versioned):
-                data = b"".join(store.read_version(self._key, self._stamp, start, stop))
+                parts = store.read_version(self._key, self._stamp, start, stop)
             else:
-                data = b"".join(store.read(self._key, start, stop))
+                parts = store.read(self._key, start, stop)
+            first = next(parts, b"")
+            answered = time.monotonic()
+            data = b"".join([first, *parts])
         except Unavailable as error:
             self._down = time.monotonic() + _DOWN_S, error
             raise
@@ -118,6 +120,8 @@ class RemoteFile:
         self._down = None
         if len(data) != stop - start:
             raise self._changed()
+        with self._lock:
+            self._width.told(answered - began, len(data) - len(first), time.monotonic() - answered)
         return data
 
     def _changed(self) -> Conflict:
@@ -161,15 +165,36 @@ class RemoteFile:
         if self._owner != os.getpid():
             self._anew()
         with self._lock:
+            self._width.read(first, last)
             room = MOST - len(self._coming)
             ahead = self._order.ahead(first, last, room) if room > 0 else range(0)
         found = {number: self._here(number) for number in range(first, last + 1)}
         if ahead:
             self._later(ahead)
-        for start, stop in _runs(number for number, data in found.items() if data is None):
+        missing = [number for number, data in found.items() if data is None]
+        if missing and not ahead:
+            self._around(missing[0], missing[-1])
+        for start, stop in _runs(missing):
             self.waited += 1
             found |= self._bring(start, stop)
         return [data for data in found.values() if data is not None]
+
+    def _around(self, first: int, last: int) -> None:
+        """Have what lies around missing pieces brought, unless much is on its way already."""
+        with self._lock:
+            if any(number in self._coming for number in range(first, last + 1)) or self._ahead.qsize() > CONNECTIONS:
+                return
+            wanted = [
+                number
+                for number in self._width.missed(first, last)
+                if not (first <= number <= last or number in self._held or number in self._coming)
+            ]
+        if self.cache is not None:
+            wanted = [number for number in wanted if not self.cache.has(str(number))]
+        with self._lock:
+            self._width.bring(wanted)
+        for start, stop in _runs(wanted):
+            self._later(range(start, stop + 1))
 
     def _length(self, number: int) -> int:
         return min(PIECE, self.size - number * PIECE)
@@ -181,7 +206,7 @@ class RemoteFile:
             if data is not None:
                 self._held.move_to_end(number)
                 return data
-        if self._cache is None or (data := self._cache.get(str(number), self._length(number))) is None:
+        if self.cache is None or (data := self.cache.get(str(number), self._length(number))) is None:
             return None
         self._hold(number, data)
         return data
@@ -195,8 +220,8 @@ class RemoteFile:
 
     def _put(self, number: int, data: bytes) -> None:
         self._hold(number, data)
-        if self._cache is not None:
-            self._cache.put(str(number), data)
+        if self.cache is not None:
+            self.cache.put(str(number), data)
 
     def _bring(self, first: int, last: int) -> dict[int, bytes]:
         """Pieces that are not here, from the store; those that another thread is fetching, from its hands."""
@@ -227,10 +252,10 @@ class RemoteFile:
 
     def _fetch(self, first: int, last: int, coming: dict[int, _Coming]) -> dict[int, bytes]:
         out: dict[int, bytes] = {}
-        if self._cache is None:
+        if self.cache is None:
             self._take(first, last, out)
         else:
-            with self._cache.claimed(first, last) as alone:
+            with self.cache.claimed(first, last) as alone:
                 missing: list[int] = list(range(first, last + 1))
                 if not alone:
                     found = {number: self._here(number) for number in missing}
@@ -250,14 +275,19 @@ class RemoteFile:
 
     # --------------------------------------------------------------------------------------------- ahead
 
+    def soon(self, offset: int) -> None:
+        """Have the piece that holds this byte brought while something else is waited for."""
+        self._later(range(offset // PIECE, offset // PIECE + 1))
+
     def _later(self, pieces: _Range) -> None:
         """Have pieces fetched by other threads, which this process starts when it first needs them."""
         with self._lock:
-            for start in range(pieces.start, pieces.stop, REQUEST):
+            wishes = range(pieces.start, pieces.stop, REQUEST)
+            for start in wishes:
                 self._ahead.put((start, min(start + REQUEST, pieces.stop) - 1))
-            starting = self._threads < CONNECTIONS
+            starting = min(CONNECTIONS - self._threads, len(wishes))
             self._threads += starting
-        if starting:
+        for _ in range(starting):
             threading.Thread(target=self._fetching, args=(self._ahead,), name="image-ahead", daemon=True).start()
 
     def _fetching(self, wishes: SimpleQueue[tuple[int, int] | None]) -> None:
@@ -268,57 +298,7 @@ class RemoteFile:
             except DlsError:
                 continue  # whoever really needs it will ask again, and is told
 
-    # --------------------------------------------------------------------------------------------- the index
-
-    def index(self, tail: bytes, size: int) -> Index:
-        """The index, in a nameless file of this machine.
-
-        Parts of it come from the cache; if the whole is not what was written, all of it comes from the store, anew.
-        """
-        try:
-            index, fetched = self._index(size, tail)
-            if not fetched:
-                return index  # each part has a sum of its own; what is inside is looked at when it is used
-            index.check_all()
-        except Corrupt:
-            index, fetched = self._index(size, None)
-            index.check_all()
-        except OSError as exc:
-            raise ours(exc, tempfile.gettempdir()) from exc
-        if self._cache is not None:
-            for start in fetched:
-                at = start - (self.size - size)
-                self._cache.put(f"index-{start}", index.data[at : at + _STRETCH])
-        return index
-
-    def _index(self, size: int, tail: bytes | None) -> tuple[Index, list[int]]:
-        """The index, and which stretches of it came from the store; all of them where no `tail` is given."""
-        begin, end = self.size - size, self.size - len(tail or b"")
-        fetched: list[int] = []
-        with tempfile.TemporaryFile(prefix="dls-index-") as file:
-            fd = file.fileno()
-            os.ftruncate(fd, size)
-            if tail is not None:
-                os.pwrite(fd, tail[max(0, begin - end) :], max(0, end - begin))
-
-            def part(start: int) -> None:
-                stop = min(start + _STRETCH, self.size)
-                name, kept = f"index-{start}", None
-                if tail is not None and self._cache is not None:
-                    kept = self._cache.get(name, stop - start)
-                if kept is None:
-                    kept = self.range(start, stop)
-                    fetched.append(start)
-                os.pwrite(fd, kept, start - begin)
-
-            starts = range(begin, max(begin, end), _STRETCH)
-            if len(starts) < 2:
-                for start in starts:
-                    part(start)
-            else:
-                with ThreadPoolExecutor(CONNECTIONS, "image-index") as threads:
-                    list(threads.map(part, starts))
-            return Index(mapped(fd, 0, size)), sorted(fetched)
+    # --------------------------------------------------------------------------------------------- the ends
 
     def tail(self) -> bytes:
         """The end of the object."""
@@ -377,4 +357,6 @@ def image_in(source: RemoteFile, tail: bytes) -> Image:
     """The image in an object that ends so."""
     size = index_size(tail, source)
     source.content(tail[-FOOTER.size :])  # the digest in it covers all sums: this image and no other
-    return matched(source, source.index(tail, size))
+    if size > len(tail):
+        source.soon(0)  # where the superblock is: it comes while the index does
+    return matched(source, fetched_index(source, tail, size))

@@ -103,11 +103,10 @@ def _here(
         libfuse.check(options)
         libfuse.serve(name, opener, folder, options, tell)
         return
-    with opener():
-        pass
+    tree = mounting.looked(opener)
     fd = mounting.mount(name, folder, options)
     tell(f"{folder} is mounted; end it with dls umount or Ctrl-C")
-    mounting.serve(opener, folder, fd, options, tell)
+    mounting.serve(opener, folder, fd, options, tell, tree)
 
 
 class _Shown(NamedTuple):
@@ -141,9 +140,13 @@ def _one(front: Front, image: str, kept: dict[str, Any]) -> _Shown:
         return _Shown(view.name, view.opener, view.dataset)
     from dls.fuse.layers import absolute
 
-    name = absolute(image)
-    opened(name, front=front, **kept).close()  # the first reading of an archive takes its time, and is shown here
-    return _Shown(name, partial(opened, name, **kept))
+    name, watching = absolute(image), [front]
+
+    def opener() -> Tree:
+        """The first reading of an archive takes its time, and is shown to whoever asked."""
+        return opened(name, front=watching.pop() if watching else None, **kept)
+
+    return _Shown(name, opener)
 
 
 def _log(front: Front, folder: str) -> str:

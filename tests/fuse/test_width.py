@@ -1,0 +1,61 @@
+"""What comes around a missing piece."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from dls.fuse.width import EACH, MOST, START, SURE, Width
+
+PIECE = 256 << 10
+PIECES = 1000
+
+
+def far(delay_s: float = 0.02, rate: float = 1e9, kept: int = 1 << 20) -> Width:
+    width = Width(PIECES, PIECE, kept)
+    for _ in range(30):
+        width.told(delay_s, 1 << 20, (1 << 20) / rate)
+    for number in range(SURE):
+        assert not width.missed(number, number)
+    return width
+
+
+@pytest.mark.spec("IMAGE-12")
+def test_as_much_comes_as_a_round_trip_takes() -> None:
+    assert len(far(0.02, 100e6).missed(500, 500)) == 4  # 2 MB are 7.6 pieces, rounded down to a power of two
+    assert len(far(0.02, 1e9).missed(500, 500)) == MOST
+    assert not far(0.0005, 100e6).missed(500, 500)
+    assert not far(0.02, 10e6).missed(500, 500)
+
+
+@pytest.mark.spec("IMAGE-12")
+def test_stretches_are_aligned_and_end_with_the_object() -> None:
+    assert far().missed(500, 500) == range(448, 512)
+    assert far().missed(999, 999) == range(960, 1000)
+
+
+@pytest.mark.spec("IMAGE-12")
+def test_what_nobody_reads_is_brought_no_more() -> None:
+    width, brought = far(), set[int]()
+    for turn in range(200):
+        number = turn * 577 % PIECES
+        wanted = [n for n in width.missed(number, number) if n != number and n not in brought]
+        width.bring(wanted)
+        brought.update(wanted)
+    assert len(brought) <= START + EACH * 202
+
+
+@given(some.lists(some.tuples(some.integers(0, PIECES - 1), some.integers(0, 3)), max_size=60), some.integers(0, 2000))
+def test_hope_is_bounded(reads: list[tuple[int, int]], kept: int) -> None:
+    width, unread, asked = far(kept=kept), set[int](), 0
+    for first, more in reads:
+        last = min(first + more, PIECES - 1)
+        width.read(first, last)
+        unread -= set(range(first, last + 1))
+        asked += last - first + 1
+        wanted = [n for n in width.missed(first, last) if n not in unread and not first <= n <= last]
+        assert all(0 <= n < PIECES for n in wanted) and len(wanted) <= max(0, kept // 6)
+        width.bring(wanted)
+        unread |= set(wanted)
+        assert len(unread) <= min(START, kept // 2) + EACH * (asked + SURE)
