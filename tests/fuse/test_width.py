@@ -55,7 +55,8 @@ def test_hope_is_bounded(reads: list[tuple[int, int]], kept: int) -> None:
         unread -= set(range(first, last + 1))
         asked += last - first + 1
         wanted = [n for n in width.missed(first, last) if n not in unread and not first <= n <= last]
-        assert all(0 <= n < PIECES for n in wanted) and len(wanted) <= max(0, kept // 6)
+        assert all(0 <= n < PIECES for n in wanted)
+        assert len(wanted) <= max(0, kept // 6)
         width.bring(wanted)
         unread |= set(wanted)
         assert len(unread) <= min(START, kept // 2) + EACH * (asked + SURE)
