@@ -151,6 +151,13 @@ class Image(Named):
                 return [part if start == 0 and stop >= size else memoryview(part)[start:stop]]
         return self.pieces(records.unpack(frame, at), start, stop)
 
+    def likely(self, node: int) -> list[bytes | memoryview] | None:
+        """All of a file of one block at most, of an image of this machine."""
+        attr = self.attr(node)
+        if self.far or attr.mode >> 12 != 8 or not 0 < attr.size <= self.block:
+            return None
+        return self.content(node, 0, attr.size)
+
     # ------------------------------------------------------------------------------------------ manifest
 
     @cached_property

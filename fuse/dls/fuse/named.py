@@ -19,6 +19,7 @@ from dls.fuse.index import MARK_AT, Index, damaged
 from dls.fuse.records import FRAME, HEAD, LOW, SPREAD, WIDE, Attr, length_of
 from dls.fuse.sources import Source
 from dls.fuse.tree import Tree
+from dls.logistics.errors import NotFound
 
 _FRAMES_KEPT: Final = 256
 _SPANS_KEPT: Final = 4096
@@ -134,15 +135,23 @@ class Named(Tree):
         """The node of a path; NotFound with the path."""
         above, _, name = path.rpartition(b"/")
         folder = self._above.get(above)
-        if folder is None or not name:
-            found = super().find(path)
-            if above and name:
-                if len(self._above) >= _SPANS_KEPT:
-                    self._above.clear()
-                self._above[above] = super().find(above).node
-            return found
-        position = self._position(folder, name)
+        if folder is None and name:
+            folder = self._known(above)
+        position = self._position(folder, name) if folder is not None and name else -1
         return self.attr(position >> 3) if position >= 0 else super().find(path)
+
+    def _known(self, path: bytes) -> int | None:
+        """The node of a folder, from now on without looking for it; None where it is none."""
+        try:
+            attr = super().find(path)
+        except NotFound:
+            return None
+        if attr.mode >> 12 != 4:
+            return None
+        if len(self._above) >= _SPANS_KEPT:
+            self._above.clear()
+        self._above[path] = attr.node
+        return attr.node
 
     def listing(self, folder: int, offset: int, size: int) -> list[bytes]:
         """Whole records of a folder from `offset` bytes on, at most `size` bytes."""

@@ -93,6 +93,10 @@ class Tree(ABC):
         """As `pieces`, of a node."""
         return self.pieces(self.attr(node), start, stop)
 
+    def likely(self, node: int) -> list[bytes | memoryview] | None:
+        """All of a small file, where it costs little, may be in vain, and nobody has asked for it; else None."""
+        return None
+
     def find(self, path: bytes) -> Attr:
         """The node of a path; NotFound with the path."""
         attr = self.attr(self.root)
