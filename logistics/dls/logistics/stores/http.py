@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
 from dls.logistics import credentials as sources
 from dls.logistics import names as legal
 from dls.logistics.credentials import HttpCredentials
-from dls.logistics.entry import FILE, NO_MODE, NO_TIME, Entry
+from dls.logistics.entry import FILE, Entry
 from dls.logistics.errors import Conflict, DlsError, NotFound, Unsupported
 from dls.logistics.names import Names, show
-from dls.logistics.store import Can, Done, Got, Item, Keeps, Space, Stamps, Stat, Upload, Want, closed
+from dls.logistics.store import Can, Got, Keeps, Stamps, Stat, Want, closed
 from dls.logistics.stores import http_errors, http_headers, http_index
 from dls.logistics.stores.http_address import quote
 from dls.logistics.stores.http_many import many
@@ -26,6 +26,7 @@ from dls.logistics.stores.http_origins import FolderFound, Opened, Origin, Origi
 from dls.logistics.stores.http_pool import TRIES, Job
 from dls.logistics.stores.http_read import ENDLESS, Task, reading
 from dls.logistics.stores.http_wire import Head, Reply
+from dls.logistics.stores.refusing import Refusing
 from dls.logistics.url import Url
 
 _NO_HEAD: Final = (400, 403, 405, 501)
@@ -43,7 +44,7 @@ class _Facts(NamedTuple):
     head: Head
 
 
-class HttpStore:
+class HttpStore(Refusing):
     """What lies below an address.  Safe to use from many threads, and in a child after a fork.
 
     `credentials` are the user's own (`dls.logistics.credentials`) unless given; `concurrency` is the number of
@@ -53,6 +54,7 @@ class HttpStore:
     can = frozenset({Can.SUMS})
     keeps = Keeps()
     names = Names()  # nothing is written, so nothing is refused
+    why = "over HTTP it is only read"
 
     def __init__(
         self,
@@ -76,7 +78,6 @@ class HttpStore:
         self._nobody = nobody or os.urandom(8)
         self._base = b"/" + url.path + b"/" if url.path else b"/"
         self.room = len(self._base) - 1
-        self._closed = False
 
     def __repr__(self) -> str:
         return f"HttpStore({self.url!r})"
@@ -341,53 +342,6 @@ class HttpStore:
         self._open()
         legal.check(prefix.replace(legal.HIDDEN, b"dls-"))
         return HttpStore(self._place.below(prefix), origins=self.origins, nobody=self._nobody)
-
-    # --------------------------------------------------------------------------------------------- what HTTP has not
-
-    def write(self, key: bytes, chunks: Iterable[bytes], *, mode: int = NO_MODE, mtime_ns: int = NO_TIME) -> bytes:
-        self._found(key)
-        self._cannot("write")
-
-    def delete(self, key: bytes) -> None:
-        self._found(key)
-        self._cannot("delete")
-
-    def put(self, items: Iterable[Item]) -> Iterator[Done]:
-        self._cannot("write")
-
-    def make(self, entries: Sequence[Entry]) -> None:
-        self._open()
-        if entries:
-            self._cannot("make links and folders")
-
-    def wipe(self) -> None:
-        self._cannot("delete")
-
-    def move(self, pairs: Sequence[tuple[bytes, bytes]], *, over: bool = False) -> None:
-        self._cannot("move")
-
-    def upload(self, key: bytes, size: int, *, token: str = "", mode: int = NO_MODE, mtime_ns: int = NO_TIME) -> Upload:
-        self._found(key)
-        self._cannot("write")
-
-    def sync(self) -> None:
-        self._cannot("sync")
-
-    def space(self) -> Space:
-        self._cannot("tell its space")
-
-    def recall(self, keys: Sequence[bytes]) -> None:
-        self._cannot("recall")
-
-    def _cannot(self, verb: str) -> NoReturn:
-        self._open()
-        raise Unsupported(
-            f"{self.url} cannot {verb}: over HTTP it is only read",
-            code="no-such-verb",
-            store=self.url,
-            verb=verb,
-            remedy="choose a folder or an S3 bucket as target",
-        )
 
     def close(self) -> None:
         """A store opened by `below` leaves the connections to the one that it came from."""
