@@ -1,8 +1,10 @@
-"""An image behind HTTP, 20 ms away: the first walk and the first files, by us and by squashfuse on `rclone mount`.
+"""An image behind HTTP, 20 ms away: the first walk and the first files, by us, by squashfuse on `rclone mount`, and by
+ratarmount of the same tree as tar.
 
 nginx serves the image, a proxy holds every request back for 20 ms.  Each turn mounts anew with empty caches; the clock
 runs from the mount command on, so fetching an index is inside.  walk: `find` with stat of all; then, each in a
-mount of its own, 1,000 files in order of names and 1,000 by chance.  What ours gives is compared with the tree.
+mount of its own, 1,000 files in order of names and 1,000 by chance; ready: the mount command alone.  What is read
+is compared with the tree.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from statistics import median
@@ -29,6 +31,7 @@ from components.proxy import Proxy
 from dls.fuse.pack import Options, pack
 
 PEER = "rclone+squashfuse"
+TAR = "ratarmount"
 AWAY_S = 0.02
 ROUNDS = 3
 FILES = 1000
@@ -42,12 +45,14 @@ def run(place: Place, full: bool, *, rounds: int = ROUNDS) -> list[dict[str, Any
     served.mkdir()
     tree.mixed(source, files)
     packed = pack(str(source), str(served / "i.sqfs"), Options())
+    subprocess.run(["tar", "cf", served / "i.tar", "-C", source, "."], check=True)
     names = [f"d{n // 100:05d}/f{n:07d}" for n in range(files)]
     first, some = (
         {name: (source / name).read_bytes() for name in which}
         for which in (names[:FILES], random.Random(4).sample(names, FILES))
     )
     work: dict[str, Callable[[Path], object]] = {
+        "ready_s": os.stat,
         "walk_s": _walk,
         "in_order_s": lambda where: _read(where, first),
         "by_chance_s": lambda where: _read(where, some),
@@ -58,7 +63,7 @@ def run(place: Place, full: bool, *, rounds: int = ROUNDS) -> list[dict[str, Any
         proxy = stack.enter_context(Proxy(service.endpoint))
         proxy.delay = AWAY_S
         for number in range(rounds):
-            for who in ("dls", PEER):
+            for who in ("dls", PEER, *([TAR] if number == 0 else [])):  # it takes a minute
                 row: dict[str, Any] = {"contender": who, "files": files}
                 for figure, what in work.items():
                     proxy.reset()
@@ -74,7 +79,7 @@ def run(place: Place, full: bool, *, rounds: int = ROUNDS) -> list[dict[str, Any
 def _timed(who: str, endpoint: str, place: Path, work: Callable[[Path], object]) -> float:
     with tempfile.TemporaryDirectory(dir=place) as scratch:
         began = time.monotonic()
-        with (_ours if who == "dls" else _rclone)(endpoint, Path(scratch)) as where:
+        with {"dls": _ours, PEER: _rclone, TAR: _ratarmount}[who](endpoint, Path(scratch)) as where:
             work(where)
             return round(time.monotonic() - began, 3)
 
@@ -101,20 +106,38 @@ def _rclone(endpoint: str, scratch: Path) -> Iterator[Path]:
     rclone = Path(sys.executable).parent / "rclone"
     words = ["mount", ":http:", far, "--http-url", endpoint, "--read-only", "--vfs-cache-mode", "full"]
     places = ["--cache-dir", scratch / "cache", "--config", scratch / "none", "--log-file", scratch / "log"]
-    child = subprocess.Popen([rclone, *words, *places], stdin=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 30
-        while not os.path.ismount(far):
-            if child.poll() is not None or time.monotonic() > until:
-                raise OSError(f"rclone does not mount: {(scratch / 'log').read_text()[-300:]}")
-            time.sleep(0.005)
+    with _served([rclone, *words, *places], far, scratch):
         subprocess.run(["squashfuse_ll", far / "i.sqfs", folder], check=True, stdout=subprocess.DEVNULL)
         try:
             yield folder
         finally:
             _unmount(folder)
+
+
+@contextmanager
+def _ratarmount(endpoint: str, scratch: Path) -> Iterator[Path]:
+    folder = scratch / "mounted"
+    folder.mkdir()
+    program = Path(sys.executable).parent / "ratarmount"
+    # In the foreground: in the background it does not mount what is behind HTTP.
+    with _served([program, "-f", "--index-file", scratch / "index", f"{endpoint}/i.tar", folder], folder, scratch):
+        yield folder
+
+
+@contextmanager
+def _served(command: Sequence[str | Path], folder: Path, scratch: Path) -> Iterator[None]:
+    """What a program mounts that stays in the foreground."""
+    with (scratch / "said").open("wb") as said:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+    try:
+        until = time.monotonic() + PATIENCE_S
+        while not os.path.ismount(folder):
+            if child.poll() is not None or time.monotonic() > until:
+                raise OSError(f"{command[0]} does not mount: {(scratch / 'said').read_text()[-300:]}")
+            time.sleep(0.005)
+        yield
     finally:
-        _unmount(far)
+        _unmount(folder)
         with suppress(subprocess.TimeoutExpired):
             child.wait(20)
         child.kill()
@@ -143,9 +166,9 @@ def _read(where: Path, wanted: dict[str, bytes]) -> None:
 
 def _print(rows: list[dict[str, Any]], files: int, size: int) -> None:
     print(f"image-remote: {files:,} files in {size / 1e6:,.0f} MB, {AWAY_S * 1000:.0f} ms away; seconds, requests")
-    for figure in ("walk", "in_order", "by_chance"):
+    for figure in ("ready", "walk", "in_order", "by_chance"):
         peer = median(row[f"{figure}_s"] for row in rows if row["contender"] == PEER)
-        for who in ("dls", PEER):
+        for who in ("dls", PEER, TAR):
             mine = [row for row in rows if row["contender"] == who]
             took = median(row[f"{figure}_s"] for row in mine)
             asked = median(row[f"{figure}_requests"] for row in mine)

@@ -34,7 +34,7 @@ class Width:
     def __init__(self, pieces: int, piece: int, kept: int) -> None:
         self._pieces, self._piece, self._most = pieces, piece, min(MOST, kept // 6)
         self._credit, self._misses = min(START, kept // 2), 0
-        self._delay, self._rate = 0.0, RATE
+        self._delay, self._rate, self._told = 0.0, RATE, False
         self._unread: set[int] = set()
 
     def told(self, delay_s: float, size: int, seconds: float) -> None:
@@ -42,7 +42,8 @@ class Width:
         if delay_s > 0:
             self._delay = min(delay_s, 0.9 * self._delay + 0.1 * delay_s) if self._delay else delay_s
         if size >= _TELLING and seconds > 0:
-            self._rate += 0.3 * (size / seconds - self._rate)
+            self._rate += (0.3 if self._told else 1.0) * (size / seconds - self._rate)
+            self._told = True
 
     def read(self, first: int, last: int) -> None:
         """Pieces that somebody reads: those that came unasked have paid."""
