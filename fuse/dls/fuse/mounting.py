@@ -315,6 +315,7 @@ def in_background(name: str, opener: Opener, folder: str, options: MountOptions,
     try:
         folder = real(folder)
         fd = mount(name, folder, options)
+        strangers.pop(fd, None)
         child = os.fork()
         if child == 0:
             try:
@@ -339,17 +340,17 @@ def in_background(name: str, opener: Opener, folder: str, options: MountOptions,
     return child
 
 
-def _descriptors() -> set[int]:
-    """What is open now: pipes and locks of whoever called, which a mount must not hold."""
-    found, still = [int(name) for name in os.listdir("/proc/self/fd")], set[int]()
-    for fd in found:
+def _descriptors() -> dict[int, tuple[int, int]]:
+    """What is open now: pipes and locks of whoever called, which a mount must not hold.  By number, what it is."""
+    found = dict[int, tuple[int, int]]()
+    for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # the one by which the others were found
-            os.fstat(fd)
-            still.add(fd)
-    return still
+            info = os.fstat(int(name))
+            found[int(name)] = info.st_dev, info.st_ino
+    return found
 
 
-def _detach(log: str, strangers: set[int]) -> None:
+def _detach(log: str, strangers: dict[int, tuple[int, int]]) -> None:
     """Leave the terminal and the caller's folder, pipes and files."""
     os.setsid()
     os.chdir("/")
@@ -360,9 +361,15 @@ def _detach(log: str, strangers: set[int]) -> None:
     os.dup2(null, 0)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    for fd in (strangers | {null, out}) - {0, 1, 2}:
-        with suppress(OSError):
-            os.close(fd)
+    for fd in {null, out} - {0, 1, 2}:
+        os.close(fd)
+    for fd, what in strangers.items():
+        with suppress(
+            OSError
+        ):  # a thread of the caller may have closed it, and its number be another one's
+            info = os.fstat(fd)
+            if fd > 2 and (info.st_dev, info.st_ino) == what:
+                os.close(fd)
 
 
 def _log(text: str) -> None:
