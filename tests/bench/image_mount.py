@@ -35,7 +35,6 @@ PEER = "squashfuse_ll"
 REDUCED = ("dls", "dls-2-servers", "kernel-squashfs", PEER, "host")
 FULL = (*REDUCED, "kernel-erofs", "fuse2fs", "ratarmount")
 REAL = Path("/usr")
-ROUNDS = 3
 Words = Sequence[str | Path]
 
 
@@ -58,7 +57,7 @@ class Scene:
         return out
 
 
-def run(place: Place, full: bool) -> list[dict[str, Any]]:
+def run(place: Place, full: bool, rounds: int) -> list[dict[str, Any]]:
     """Measure; the rows, also printed and written to build/bench/image-mount.jsonl by the caller."""
     files = 1_000_000 if full else 100_000
     source = place.disk / "mount-source"
@@ -67,10 +66,10 @@ def run(place: Place, full: bool) -> list[dict[str, Any]]:
     (source / "large").write_bytes(b"".join(_half(i) for i in range(large >> 20)))
     names = [f"d{n // 100:05d}/f{n:07d}" for n in random.Random(2).sample(range(files), min(files, 5000))]
     rows = read(
-        Scene(f"{files:,} files", source, place.large / "i.sqfs", place.large / "mounted", names, "large"), full
+        Scene(f"{files:,} files", source, place.large / "i.sqfs", place.large / "mounted", names, "large"), full, rounds
     )
     if full:
-        rows += read(real(place), full)
+        rows += read(real(place), full, rounds)
     return rows
 
 
@@ -85,7 +84,7 @@ def real(place: Place) -> Scene:
     return Scene(str(REAL), REAL, place.large / "real.sqfs", place.large / "mounted", names, large)
 
 
-def read(scene: Scene, full: bool, *, rounds: int = ROUNDS, who: Sequence[str] = ()) -> list[dict[str, Any]]:
+def read(scene: Scene, full: bool, rounds: int, *, who: Sequence[str] = ()) -> list[dict[str, Any]]:
     """All figures of one tree."""
     packed = pack(str(scene.source), str(scene.image), Options(replace=True))
     scene.folder.mkdir(exist_ok=True)
@@ -225,7 +224,7 @@ def _idle(folder: Path) -> float:
 def _python(scene: Scene) -> dict[str, float]:
     """The same random reads without a mount."""
     times = []
-    for _ in range(ROUNDS):
+    for _ in range(3):
         began = time.monotonic()
         with open_image(str(scene.image)) as found:
             for name in scene.names:

@@ -33,12 +33,11 @@ from dls.fuse.pack import Options, pack
 PEER = "rclone+squashfuse"
 TAR = "ratarmount"
 AWAY_S = 0.02
-ROUNDS = 3
 FILES = 1000
 PATIENCE_S = 600
 
 
-def run(place: Place, full: bool, *, rounds: int = ROUNDS) -> list[dict[str, Any]]:
+def run(place: Place, full: bool, rounds: int) -> list[dict[str, Any]]:
     """Measure; the rows, also printed and written to build/bench/image-remote.jsonl by the caller."""
     files = 100_000 if full else 20_000
     source, served = place.disk / "remote-source", place.large / "served"

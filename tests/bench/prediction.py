@@ -33,7 +33,7 @@ LINKS = (("slow", 3e6, 0.02), ("middle", 12e6, 0.005), ("fast", 40e6, 0.0))
 """Name, bytes a second, seconds of a round trip."""
 
 
-def run(place: Place, full: bool) -> list[dict[str, Any]]:
+def run(place: Place, full: bool, rounds: int) -> list[dict[str, Any]]:
     """Stage in 30 trees; the rows, also printed and written to build/bench/prediction.jsonl by the caller."""
     rng, rows = random.Random(11), list[dict[str, Any]]()
     seconds = 8.0 if full else 2.0  # that a stage-in should take, about

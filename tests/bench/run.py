@@ -65,7 +65,7 @@ def _run(name: str, *, full: bool, rounds: int) -> list[Outcome]:
     version = _version()
     if hasattr(module, "run"):  # no contenders: figures of our own
         with _places() as place:
-            rows = module.run(place, full)
+            rows = module.run(place, full, rounds)
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{name}.jsonl").write_text("".join(f"{json.dumps({'version': version, **row})}\n" for row in rows))
         return []
