@@ -364,9 +364,7 @@ def _detach(log: str, strangers: dict[int, tuple[int, int]]) -> None:
     for fd in {null, out} - {0, 1, 2}:
         os.close(fd)
     for fd, what in strangers.items():
-        with suppress(
-            OSError
-        ):  # a thread of the caller may have closed it, and its number be another one's
+        with suppress(OSError):  # a thread of the caller may have closed it, and its number be another one's
             info = os.fstat(fd)
             if fd > 2 and (info.st_dev, info.st_ino) == what:
                 os.close(fd)
