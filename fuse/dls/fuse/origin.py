@@ -17,6 +17,7 @@ from dls.logistics.stores.posix_errors import ours
 
 STEP: Final = 1 << 20
 """Bytes of a stretch that are read at once."""
+_READING: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class File(NamedTuple):
@@ -88,32 +89,31 @@ class FolderReader:
 
     def bodies(self, files: Sequence[File]) -> list[bytes]:
         """Each of the files, whole."""
-        return [self._body(file) for file in files]
-
-    def _body(self, file: File) -> bytes:
-        path, size, mtime_ns, _, _ = file
+        root, out, path = self._root, list[bytes](), b""
+        opening, reading, looking, closing, flags = os.open, os.read, os.fstat, os.close, _READING
         try:
-            fd = os.open(self._root + path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                body = os.read(fd, size + 1)
-                while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))):
-                    body += more
-                info = os.fstat(fd)
-            finally:
-                os.close(fd)
+            for path, size, mtime_ns, _, _ in files:
+                fd = opening(root + path, flags)
+                try:
+                    body = reading(fd, size + 1)
+                    while 0 < len(body) < size and (more := reading(fd, size + 1 - len(body))):
+                        body += more
+                    if looking(fd).st_mtime_ns != mtime_ns or len(body) != size:
+                        raise changed(self._where, path)
+                finally:
+                    closing(fd)
+                out.append(body)
         except FileNotFoundError:
             raise changed(self._where, path) from None
         except OSError as exc:
             raise ours(exc, self._where, path) from exc
-        if len(body) != size or info.st_mtime_ns != mtime_ns:
-            raise changed(self._where, path)
-        return body
+        return out
 
     def stretch(self, file: File) -> Iterator[bytes]:
         """The bytes `start … stop-1` of a file."""
         path, size, mtime_ns, start, stop = file
         try:
-            fd = os.open(self._root + path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(self._root + path, _READING)
             try:
                 for at in range(start, stop, STEP):
                     body = os.pread(fd, min(STEP, stop - at), at)

@@ -11,8 +11,9 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import accumulate, compress
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Final
 
 from dls.fuse.blocks import Blocks, Form, Packed
 from dls.fuse.codec import Packer, Unpacker
@@ -21,6 +22,9 @@ from dls.logistics import digest as digests
 from dls.logistics.errors import KINDS, Corrupt, DlsError
 from dls.logistics.stores.posix_calls import write_soon
 from dls.logistics.stores.posix_errors import ours
+
+_VECTOR: Final = 64
+"""Blocks that are written and read back at once: what is compared is still in the processor's cache."""
 
 
 class Worker:
@@ -32,6 +36,8 @@ class Worker:
         self._bodies: dict[int, list[bytes]] = {}
         self._ready: dict[int, list[bytes]] = {}
         self._stretches: dict[int, File] = {}
+        self._again = bytearray()
+        """What is read back."""
 
     # ---------------------------------------------------------------------------------------------- reading
 
@@ -52,9 +58,7 @@ class Worker:
         if job in self._stretches:
             return self._stretch(job)
         blocks = Blocks(self._form, self._packer, self._unpacker)
-        for body, kept in zip(self._bodies.pop(job), keep, strict=True):
-            if kept:
-                blocks.add(body)
+        blocks.add(compress(self._bodies.pop(job), keep))
         packed = blocks.packed()
         self._ready[job] = blocks.data
         return packed, b""
@@ -72,20 +76,29 @@ class Worker:
     def write(self, job: int, at: int) -> None:
         """Put the blocks of a job at position `at` of the image, and read them back."""
         data, start = self._ready.pop(job), at
-        for first in range(0, len(data), 512):
-            some = data[first : first + 512]
-            whole = b"".join(some)
-            size = len(whole)
-            done = os.pwritev(self._target, some, at)
-            while done < size:
-                done += os.pwrite(self._target, memoryview(whole)[done:], at + done)
-            if os.pread(self._target, size, at) != whole:
+        for first in range(0, len(data), _VECTOR):
+            some = data[first : first + _VECTOR]
+            offsets = list(accumulate(map(len, some), initial=0))
+            size = offsets.pop()
+            if (done := os.pwritev(self._target, some, at)) < size:
+                self._rest(some, at, done)
+            if len(self._again) < size:
+                self._again = bytearray(size)
+            # Compared in a buffer that stays: a new one of megabytes costs more than the comparison.
+            read = os.preadv(self._target, [memoryview(self._again)[:size]], at)
+            if read != size or not all(map(self._again.startswith, some, offsets)):
                 raise Corrupt(
                     f"what was written at byte {at} of the image cannot be read back", code="bad-disk",
                     remedy="look at the disk's health; nothing was published",
                 )  # fmt: skip
             at += size
         write_soon(self._target, start, at - start)
+
+    def _rest(self, some: Sequence[bytes], at: int, done: int) -> None:
+        """What a short write left over."""
+        whole = memoryview(b"".join(some))
+        while done < len(whole):
+            done += os.pwrite(self._target, whole[done:], at + done)
 
 
 def told(error: DlsError) -> dict[str, Any]:
