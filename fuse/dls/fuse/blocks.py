@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from itertools import accumulate
 from typing import Final, NamedTuple
 
-from dls.fuse.codec import FRAME_HEAD, LEVEL, PART_HEAD, Packer, Unpacker, joined, sealed, sum_of, sums_of
-from dls.fuse.index import PARTS, RAW
+from dls.fuse.codec import FRAME_HEAD, LEVEL, PART_HEAD, PARTS, RAW, Packer, Unpacker, joined, sealed, sum_of, sums_of
 from dls.logistics.errors import Corrupt
 
 GAIN: Final = 1.04

@@ -18,6 +18,12 @@ import zstandard
 
 from dls.logistics.errors import Corrupt
 
+RAW: Final = 1 << 24
+"""Set in the stored bytes of a block that lies there as it is."""
+PARTS: Final = 1 << 25
+"""Set where small files lie in a block one by one, each of them known by its record."""
+BYTES: Final = RAW - 1
+"""The stored bytes without the marks."""
 LEVEL: Final = 2
 """Level 3 makes blocks of 128 KiB 0.2 % (texts) to 1.7 % (programs) smaller and takes 1.2 to 1.4 times as long."""
 _WINDOW: Final = 8 << 20

@@ -11,7 +11,7 @@ import errno
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from itertools import chain, islice
@@ -25,7 +25,7 @@ from dls.fuse.index import EXTENT, PAGE, Header, Index, Out, mapped
 from dls.fuse.layout import Layout
 from dls.fuse.origin import FolderOrigin, Origin
 from dls.fuse.road import Road, hands_for
-from dls.fuse.source import Attributes, Item, all_attributes, no_attributes, user_attributes
+from dls.fuse.source import Attributes, all_attributes, no_attributes, user_attributes
 from dls.fuse.spool import Spool
 from dls.logistics import digest as digests
 from dls.logistics.errors import Exists, Invalid

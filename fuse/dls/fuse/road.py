@@ -16,10 +16,11 @@ from typing import Any, Final
 
 from dls.fuse import records, squashfs
 from dls.fuse.blocks import ROW, Form, Packed
+from dls.fuse.codec import BYTES, PARTS
 from dls.fuse.hands import Hand, Inline, Process, heard
-from dls.fuse.index import BYTES, EXTENT, PARTS
+from dls.fuse.index import EXTENT
 from dls.fuse.layout import NOWHERE, Layout, Place
-from dls.fuse.origin import Description, File, Reader, opened
+from dls.fuse.reading import Description, File, Reader, opened
 from dls.fuse.seen import Seen
 from dls.fuse.source import Item
 from dls.fuse.spool import Spool
@@ -206,7 +207,7 @@ class Road:
         self._under_way[job.number] = job
         self._to_know.append(job)
         self._to_place.append(job)
-        hand.send("read", job.number, job.files)
+        hand.send("read", job.number, list(map(tuple, job.files)))
 
     def _until(self, most: int) -> Iterator[list[Entry]]:
         """Go on until at most `most` jobs are under way; the entries of those that are done."""
@@ -227,7 +228,8 @@ class Road:
             while self._to_know and self._to_know[0].digests is not None:
                 self._know(self._to_know.popleft())
         elif verb == "pack":
-            job.packed, job.block = found
+            packed, job.block = found
+            job.packed = Packed(*packed)
             while self._to_place and self._to_place[0].packed is not None:
                 self._place(self._to_place.popleft())
         else:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import sys
 from collections.abc import Callable, Sequence
 from itertools import accumulate, compress
-from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from dls.fuse.blocks import Blocks, Form, Packed
+from dls.fuse.blocks import Blocks, Form
 from dls.fuse.codec import Packer, Unpacker
-from dls.fuse.origin import File, Reader, opened
+from dls.fuse.pipes import Pipe
+from dls.fuse.reading import File, Reader, opened
 from dls.logistics import digest as digests
 from dls.logistics.errors import KINDS, Corrupt, DlsError
 from dls.logistics.stores.posix_calls import write_soon
@@ -41,8 +42,9 @@ class Worker:
 
     # ---------------------------------------------------------------------------------------------- reading
 
-    def read(self, job: int, files: Sequence[File]) -> bytes:
-        """Read the files of a job; their digests, 32 bytes each."""
+    def read(self, job: int, rows: Sequence[tuple[bytes, int, int, int, int]]) -> bytes:
+        """Read the files of a job (fields of File); their digests, 32 bytes each."""
+        files = list(map(File._make, rows))
         if len(files) == 1 and files[0].stop >= 0:
             self._stretches[job] = files[0]
             return b""
@@ -53,23 +55,23 @@ class Worker:
 
     # ------------------------------------------------------------------------------------------ compressing
 
-    def pack(self, job: int, keep: bytes) -> tuple[Packed, bytes]:
-        """Compress the files whose byte in `keep` is 1; what they became, and the digest of a stretch."""
+    def pack(self, job: int, keep: bytes) -> tuple[tuple[bytes, ...], bytes]:
+        """Compress the files whose byte in `keep` is 1; what they became (fields of Packed), a stretch's digest."""
         if job in self._stretches:
             return self._stretch(job)
         blocks = Blocks(self._form, self._packer, self._unpacker)
         blocks.add(compress(self._bodies.pop(job), keep))
         packed = blocks.packed()
         self._ready[job] = blocks.data
-        return packed, b""
+        return tuple(packed), b""
 
-    def _stretch(self, job: int) -> tuple[Packed, bytes]:
+    def _stretch(self, job: int) -> tuple[tuple[bytes, ...], bytes]:
         hasher, blocks = digests.Hasher(0), Blocks(self._form, self._packer, self._unpacker)
         for body in self._reader.stretch(self._stretches.pop(job)):
             hasher.update(body)
             blocks.stretch(body)
         self._ready[job] = blocks.data
-        return blocks.packed(), hasher.digest()
+        return tuple(blocks.packed()), hasher.digest()
 
     # ---------------------------------------------------------------------------------------------- writing
 
@@ -103,7 +105,8 @@ class Worker:
 
 def told(error: DlsError) -> dict[str, Any]:
     """An error as a message to another process."""
-    return {"kind": error.kind, "message": error.message, "code": error.code, "remedy": error.remedy, **error.facts}
+    facts = {k: v if isinstance(v, str | bytes | int | float | None) else str(v) for k, v in error.facts.items()}
+    return {"kind": error.kind, "message": error.message, "code": error.code, "remedy": error.remedy, **facts}
 
 
 def untold(message: dict[str, Any]) -> DlsError:
@@ -117,12 +120,13 @@ def untold(message: dict[str, Any]) -> DlsError:
 def main() -> None:
     """A worker process: messages come and go over the connection whose number is the first argument."""
     gc.disable()  # nothing here is in a cycle
-    pipe = Connection(int(sys.argv[1]))
-    description, target, form = pipe.recv()
+    pipe = Pipe(int(sys.argv[1]))
     try:
-        worker = Worker(opened(description), target, Form(*form))
+        description, target, form = pipe.receive()
+        reader = opened(pickle.loads(description))  # noqa: S301 - from the process that started this one
+        worker = Worker(reader, target, Form(*form))
         verbs: dict[str, Callable[..., Any]] = {"read": worker.read, "pack": worker.pack, "write": worker.write}
-        while (message := pipe.recv()) is not None:
+        while (message := pipe.receive()) is not None:
             verb, job, *rest = message
             try:
                 pipe.send((verb, job, verbs[verb](job, *rest)))
@@ -130,5 +134,5 @@ def main() -> None:
                 pipe.send(("error", job, told(error)))
             except OSError as exc:
                 pipe.send(("error", job, told(ours(exc, "the image", b""))))
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         pass  # the one who decides is gone: nothing of this is published
