@@ -10,8 +10,10 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import select
 import sys
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, compress
 from typing import Any, Final
 
@@ -117,6 +119,21 @@ def untold(message: dict[str, Any]) -> DlsError:
     return kind(text, **rest)
 
 
+def _inbox(pipe: Pipe) -> Iterator[tuple[str, int, list[Any]]]:
+    """Messages until the last one: first what others wait for.  Nobody compresses before all earlier files are read
+    (which contents are new?), and a job that is written makes room for another."""
+    looking = select.poll()
+    looking.register(pipe.fileno(), select.POLLIN)
+    waiting: dict[str, deque[tuple[str, int, list[Any]]]] = {verb: deque() for verb in ("read", "write", "pack")}
+    while True:
+        while looking.poll(0) or not any(waiting.values()):
+            if (message := pipe.receive()) is None:
+                return
+            verb, job, *rest = message
+            waiting[verb].append((verb, job, rest))
+        yield next(queue for queue in waiting.values() if queue).popleft()
+
+
 def main() -> None:
     """A worker process: messages come and go over the connection whose number is the first argument."""
     gc.disable()  # nothing here is in a cycle
@@ -126,8 +143,7 @@ def main() -> None:
         reader = opened(pickle.loads(description))  # noqa: S301 - from the process that started this one
         worker = Worker(reader, target, Form(*form))
         verbs: dict[str, Callable[..., Any]] = {"read": worker.read, "pack": worker.pack, "write": worker.write}
-        while (message := pipe.receive()) is not None:
-            verb, job, *rest = message
+        for verb, job, rest in _inbox(pipe):
             try:
                 pipe.send((verb, job, verbs[verb](job, *rest)))
             except DlsError as error:
