@@ -154,12 +154,14 @@ class Layout:
     def extend(self, rows: Iterable[tuple[Item, Place]]) -> None:
         """The next items, where nobody asks for first names: files without anything special, as most are, go fast."""
         plain, sizes_of, number, prefix, folder = self.tables.plain, self._sizes, self._number, None, None
+        first_number, others = number, 0
         for item, place in rows:
             path, mode, uid, gid, mtime_ns, size, group, _, _, xattrs, _, _ = item
             start, first, holes, fragment, shared, offset, inside, own = place
             if mode >> 12 != 8 or group is not None or xattrs or holes or start > _SMALL or size > _SMALL:
                 self._number, prefix = number, None
                 self.add(item, place)
+                others += self._number - number
                 number = self._number
                 continue
             cut_at = path.rfind(b"/") + 1
@@ -169,7 +171,6 @@ class Layout:
             if not number & 1023:
                 folder.rows.settle()
             number += 1
-            self.kinds["files"] += 1
             seconds = mtime_ns // 1_000_000_000
             if not 0 <= seconds <= _SMALL:
                 seconds = _seconds(mtime_ns)
@@ -179,6 +180,7 @@ class Layout:
                 (path[cut_at:], at, inode, number, squashfs.FILE, size, mtime_ns, mode, uid, gid, first, shared, inside)
             )
         self._number = number
+        self.kinds["files"] += number - first_number - others
 
     def _begun(self, item: Item) -> None:
         """A folder: what is inside comes later, unless it is empty."""

@@ -11,7 +11,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, starmap
 from typing import Any, Final
 
 from dls.fuse import records, squashfs
@@ -34,8 +34,10 @@ BATCH_FILES: Final = 512
 BATCH_BYTES: Final = 4 << 20
 STRETCH: Final = digests.BLOCK
 """A file larger than this is packed by stretches of it."""
-AHEAD: Final = 4
+_AHEAD: Final = 4
 """Jobs under way for each worker."""
+_FEW_AHEAD: Final = 16
+"""Jobs under way where two to four work: one of them is slower whenever the one who decides takes its processor."""
 _PLACE = struct.Struct("<QQQIIIII")
 _EMPTY = digests.of(b"")
 
@@ -131,12 +133,13 @@ class Road:
 
     def entries(self, items: Iterator[Item]) -> Iterator[list[Entry]]:
         """Pack the items; the entries of the manifest, in order, a few hundred at a time, as they are done."""
+        count = len(self._hands)
         for job in self._cut(items):
             if job is None:
                 yield from self._until(0)
                 continue
             self._start(job)
-            yield from self._until(len(self._hands) * AHEAD)
+            yield from self._until(max(_AHEAD * count, min(_FEW_AHEAD, 2 * _AHEAD * count)))
         yield from self._until(0)
 
     # ------------------------------------------------------------------------------------------- cutting
@@ -147,7 +150,7 @@ class Road:
         files: list[File] = []
         size, new = 0, tuple.__new__
         for item in items:
-            path, mode, _, _, mtime_ns, bytes_, group, *_ = item
+            path, mode, _, _, mtime_ns, bytes_, group, _, _, _, _, _ = item
             if mode >> 12 != 8:
                 bytes_ = 0
             elif bytes_ and group is not None:
@@ -274,7 +277,7 @@ class Road:
             else:
                 add(new(Place, (0, check, 0, fragments[number], base + number, offset, inside, 0)))
         if self._duplicates:
-            self._places.add(b"".join([_PLACE.pack(*place) for place in job.places]))
+            self._places.add(b"".join(starmap(_PLACE.pack, job.places)))
 
     def _holes(self, stored: Sequence[int], size: int) -> int:
         """Bytes that are not stored."""
@@ -294,7 +297,7 @@ class Road:
         ready = list[tuple[Item, Place]]()
         """What the layout gets at once: files with one name and a content of their own, as most are."""
         for item in job.items:
-            path, mode, _, _, mtime_ns, bytes_, group, *_ = item
+            path, mode, _, _, mtime_ns, bytes_, group, _, _, _, _, _ = item
             if mode >> 12 == 8:
                 files, size = files + 1, size + bytes_
                 if group is None and bytes_ and fresh[number]:
