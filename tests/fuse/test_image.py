@@ -19,8 +19,8 @@ from components import trees
 from components.loopdisk import loop_disk
 from dls.fuse import source, spool
 from dls.fuse.blocks import INSIDE, Form
+from dls.fuse.codec import PARTS
 from dls.fuse.image import open_image
-from dls.fuse.index import PARTS
 from dls.fuse.pack import Options, pack
 from dls.fuse.unpack import unpack
 from dls.logistics import segment

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from components import trees
 from dls.fuse import source
 from dls.fuse.image import open_image
-from dls.fuse.origin import Description
 from dls.fuse.origin_store import StoreOrigin
 from dls.fuse.pack import Options, Result, pack
+from dls.fuse.reading import Description
 from dls.fuse.store import open_image_store
 from dls.logistics.entry import FILE, FOLDER, LINK, Entry
 from dls.logistics.errors import Conflict, NotFound

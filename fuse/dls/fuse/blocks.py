@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import Final, NamedTuple
 
-from dls.fuse.codec import FRAME_HEAD, PART_HEAD, Packer, Unpacker, joined, sealed, sum_of
-from dls.fuse.index import PARTS, RAW
+from dls.fuse.codec import FRAME_HEAD, LEVEL, PART_HEAD, PARTS, RAW, Packer, Unpacker, joined, sealed, sum_of, sums_of
 from dls.logistics.errors import Corrupt
 
 GAIN: Final = 1.04
@@ -37,7 +38,7 @@ class Form(NamedTuple):
     """Files up to this size share a block with their neighbours."""
     shared: int = 32 << 10
     """A shared block takes no further file from here on."""
-    level: int = 3
+    level: int = LEVEL
 
 
 class Packed(NamedTuple):
@@ -67,21 +68,26 @@ class Blocks:
         fits = form.small <= LARGEST_PART and form.block <= LARGEST_SHARED
         self._apart: bool | None = None if fits else False
 
-    def add(self, body: bytes) -> None:
-        """The next file."""
-        size, form = len(body), self._form
-        if size > form.small:
-            self._close()
-            first, block = len(self._stored), form.block
-            holes = self.stretch(body)
-            self._files += ROW.pack(first, -(-size // block), 0, 0, 0, holes)
-            return
-        if self._filled + size > form.block:
-            self._close()
-        self._group.append(body)
-        self._filled += size
-        if self._filled >= form.shared:
-            self._close()
+    def add(self, bodies: Iterable[bytes]) -> None:
+        """The next files."""
+        small, most, enough = self._form.small, self._form.block, self._form.shared
+        group, filled = self._group, self._filled
+        for body in bodies:
+            size = len(body)
+            if size > small or filled + size > most:
+                self._close()
+                filled = 0
+                if size > small:
+                    first = len(self._stored)
+                    holes = self.stretch(body)
+                    self._files += ROW.pack(first, -(-size // most), 0, 0, 0, holes)
+                    continue
+            group.append(body)
+            filled += size
+            if filled >= enough:
+                self._close()
+                filled = 0
+        self._filled = filled
 
     def stretch(self, body: bytes) -> int:
         """Blocks of one file's own; how many bytes of it are zeros that are not stored."""
@@ -113,7 +119,7 @@ class Blocks:
         if len(frame) >= size:
             return plain, RAW
         # Proven before it is written: what cannot be read back is never stored.
-        if self._unpacker.one(frame, size) != plain:
+        if self._unpacker.proven(frame, size) != plain:
             raise _unreadable()
         return frame, 0
 
@@ -121,50 +127,51 @@ class Blocks:
         group = self._group
         if not group:
             return
-        plain = b"".join(group) if len(group) > 1 else group[0]
         if self._apart is False:
-            self._whole(group, plain)
+            self._whole(group)
         else:
             parts = self._packer.parts(group)
             if self._apart is None:
+                plain = b"".join(group)
                 size = min(len(plain), FRAME_HEAD + sum(map(len, parts)))
                 self._apart = size <= GAIN * min(len(plain), len(self._packer.one(plain)))
             if self._apart:
-                self._parts(group, parts, plain)
+                self._parts(group, parts)
             else:
-                self._whole(group, plain)
-        self._group, self._filled = [], 0
+                self._whole(group)
+        group.clear()
 
-    def _whole(self, group: list[bytes], plain: bytes) -> None:
+    def _whole(self, group: list[bytes]) -> None:
         number, offset = len(self._stored), 0
         for body in group:
             self._files += ROW.pack(number, 0, offset, offset, 0, 0)
             offset += len(body)
         self._shared.append(number)
-        self._put(*self._framed(plain))
+        self._put(*self._framed(b"".join(group)))
 
-    def _parts(self, group: list[bytes], parts: list[bytes], plain: bytes) -> None:
-        size, ends = len(plain), sealed(parts)
-        frame, head, marks = joined(ends, size), PART_HEAD, PARTS
-        if len(frame) >= size:
-            frame, ends, head, marks = plain, group, 0, PARTS | RAW
-        elif self._unpacker.one(frame, size) != plain:
-            # A match at the beginning of a file hangs on what was before: such a file begins a block.
-            if len(group) == 1:
-                raise _unreadable()
-            half = len(group) // 2
-            cut = sum(map(len, group[:half]))
-            self._parts(group[:half], parts[:half], plain[:cut])
-            self._parts(group[half:], parts[half:], plain[cut:])
-            return
-        number, offset, at, row = len(self._stored), 0, FRAME_HEAD if head else 0, ROW.pack
-        out = []
-        for body, part in zip(group, ends, strict=True):
-            length = len(part)
-            out.append(row(number, 0, offset, (length - head - 1) << INSIDE_AT | at, sum_of(part), 0))
-            offset += len(body)
+    def _parts(self, group: list[bytes], parts: list[bytes]) -> None:
+        offsets = list(accumulate(map(len, group), initial=0))
+        size = offsets.pop()
+        if FRAME_HEAD + sum(map(len, parts)) >= size:
+            ends, head, at, marks = group, 0, 0, PARTS | RAW
+            frame = b"".join(group)
+        else:
+            ends, head, at, marks = sealed(parts), PART_HEAD, FRAME_HEAD, PARTS
+            frame = joined(ends, size)
+            found = self._unpacker.proven(frame, size)
+            if len(found) != size or not all(map(found.startswith, group, offsets)):
+                # A match at the beginning of a file hangs on what was before: such a file begins a block.
+                if len(group) == 1:
+                    raise _unreadable()
+                half = len(group) // 2
+                self._parts(group[:half], parts[:half])
+                self._parts(group[half:], parts[half:])
+                return
+        number, row, rows = len(self._stored), ROW.pack, []
+        for offset, length, check in zip(offsets, map(len, ends), map(sums_of, ends), strict=True):
+            rows.append(row(number, 0, offset, (length - head - 1) << INSIDE_AT | at, check & 0xFFFFFFFF, 0))
             at += length
-        self._files += b"".join(out)
+        self._files += b"".join(rows)
         self._shared.append(number)
         self._put(frame, marks)
 

@@ -18,12 +18,22 @@ import zstandard
 
 from dls.logistics.errors import Corrupt
 
-LEVEL: Final = 3
+RAW: Final = 1 << 24
+"""Set in the stored bytes of a block that lies there as it is."""
+PARTS: Final = 1 << 25
+"""Set where small files lie in a block one by one, each of them known by its record."""
+BYTES: Final = RAW - 1
+"""The stored bytes without the marks."""
+LEVEL: Final = 2
+"""Level 3 makes blocks of 128 KiB 0.2 % (texts) to 1.7 % (programs) smaller and takes 1.2 to 1.4 times as long."""
 _WINDOW: Final = 8 << 20
 """Memory that a frame may ask for to be decoded, where it does not say how much it holds."""
-PART_LEVEL: Final = 1
-"""Higher levels bring nothing in so few bytes (17,500 files of 5 KB: level 3 makes 0.6 % more of them, in 1.2 to 1.8
-times the time)."""
+_PART: Final = zstandard.ZstdCompressionParameters(
+    strategy=zstandard.STRATEGY_FAST, window_log=14, hash_log=13, chain_log=12, search_log=1, min_match=5,
+    target_length=0, write_content_size=False, write_checksum=False,
+)  # fmt: skip
+"""How parts are compressed: like level 1, in 0.88 of its time, to within 0.2 % of its bytes.  Higher levels bring
+nothing in so few bytes (17,500 files of 5 KB: level 3 makes 0.6 % more of them, in 1.2 to 1.8 times the time)."""
 PART_HEAD: Final = 3
 """Bytes before the content of a part: last one of the frame (1 bit), kind (2 bits), bytes (21 bits)."""
 _AS_IT_IS, _ONE_BYTE, _PACKED = 0, 1, 2
@@ -36,6 +46,10 @@ _PLAIN_HEAD = 6
 Bytes = bytes | bytearray | memoryview
 
 
+sums_of = xxhash.xxh3_64_intdigest
+"""XXH3-64 of a buffer, the low 32 bits of which are its sum: for those who take many."""
+
+
 def sum_of(data: Bytes) -> int:
     """The low 32 bits of XXH3-64 (https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md)."""
     return xxhash.xxh3_64_intdigest(data) & 0xFFFFFFFF
@@ -46,7 +60,7 @@ class Packer:
 
     def __init__(self, level: int = LEVEL) -> None:
         self._zstd = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
-        self._bare = zstandard.ZstdCompressor(level=PART_LEVEL, write_content_size=False, write_checksum=False)
+        self._bare = zstandard.ZstdCompressor(compression_params=_PART)
 
     def one(self, data: Bytes) -> bytes:
         """The frame of one buffer."""
@@ -59,17 +73,16 @@ class Packer:
 
     def parts(self, bodies: Sequence[bytes]) -> list[bytes]:
         """Each of the small files as a part."""
-        pack, out = self._bare.compress, list[bytes]()
+        pack, out, begin = self._bare.compress, list[bytes](), _PLAIN_HEAD + PART_HEAD
         for body in bodies:
             frame, size = pack(body), len(body)
-            head = int.from_bytes(frame[_PLAIN_HEAD : _PLAIN_HEAD + PART_HEAD], "little")
-            inside = len(frame) - _PLAIN_HEAD - PART_HEAD
-            if head & 7 == _PACKED << 1 | 1 and head >> 3 == inside < size:
-                out.append((head - 1).to_bytes(PART_HEAD, "little") + frame[_PLAIN_HEAD + PART_HEAD :])
-            elif head & 7 == _ONE_BYTE << 1 | 1 and inside == 1 and head >> 3 == size:
-                out.append((head - 1).to_bytes(PART_HEAD, "little") + body[:1])
+            inside = len(frame) - begin
+            if inside < size and frame[_PLAIN_HEAD:begin] == (inside << 3 | _PACKED << 1 | 1).to_bytes(3, "little"):
+                out.append((inside << 3 | _PACKED << 1).to_bytes(3, "little") + frame[begin:])
+            elif inside == 1 and frame[_PLAIN_HEAD:begin] == (size << 3 | _ONE_BYTE << 1 | 1).to_bytes(3, "little"):
+                out.append((size << 3 | _ONE_BYTE << 1).to_bytes(3, "little") + body[:1])
             else:
-                out.append((size << 3).to_bytes(PART_HEAD, "little") + body)
+                out.append((size << 3).to_bytes(3, "little") + body)
         return out
 
 
@@ -103,6 +116,13 @@ class Unpacker:
             return self._zstd.decompress(data, max_output_size=most)
         except zstandard.ZstdError as exc:
             raise Corrupt(f"a frame cannot be decoded: {exc}", code="bad-image") from exc
+
+    def proven(self, data: bytes, size: int) -> bytes:
+        """The content of a frame that was just made of `size` bytes; b'' where it cannot be decoded."""
+        try:
+            return self._zstd.decompress(data, max_output_size=size)
+        except zstandard.ZstdError:
+            return b""
 
     def part(self, data: Bytes, size: int) -> bytes:
         """The content of a part, `size` bytes; Corrupt otherwise."""

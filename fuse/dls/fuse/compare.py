@@ -16,8 +16,9 @@ from typing import Any, Final, NamedTuple
 
 from dls.fuse import whiteout
 from dls.fuse.hashing import Hashing
-from dls.fuse.origin import File, Origin
+from dls.fuse.origin import Origin
 from dls.fuse.pairs import Theirs, joined
+from dls.fuse.reading import File
 from dls.fuse.source import Item
 from dls.fuse.spool import Spool
 from dls.logistics.transfer.progress import Progress

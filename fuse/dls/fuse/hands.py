@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
+import select
+import socket
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
 from dls.fuse.blocks import Form
-from dls.fuse.origin import Description
+from dls.fuse.pipes import Pipe
+from dls.fuse.reading import Description
 from dls.fuse.work import Worker
 from dls.logistics.errors import Unavailable
 
@@ -34,13 +37,13 @@ class Process:
     """A worker process; it ends with its connection."""
 
     def __init__(self, reader: Description, fd: int, form: Form) -> None:
-        ours_end, theirs = Pipe()
-        self.pipe: Connection = ours_end
-        # Not `-m`: what goes through the pipe would be of a module named `__main__`.
+        ours_end, theirs = socket.socketpair()
+        self.pipe = Pipe(ours_end.detach())
+        # Not `-m`: a module named `__main__` is not the one that others import.
         command = [sys.executable, "-c", "from dls.fuse.work import main; main()", str(theirs.fileno())]
         self._child = subprocess.Popen(command, pass_fds=(theirs.fileno(), fd), stdin=subprocess.DEVNULL)
         theirs.close()
-        self.pipe.send((reader, fd, tuple(form)))
+        self.pipe.send((pickle.dumps(reader), fd, tuple(form)))
 
     def send(self, verb: str, job: int, *rest: Any) -> None:
         try:
@@ -69,9 +72,11 @@ def heard(hands: Sequence[Hand]) -> list[Any]:
         found = list(hands[0].answers)
         hands[0].answers.clear()
         return found
-    pipes: list[Any] = wait([hand.pipe for hand in hands if isinstance(hand, Process)], 1.0)
+    looking, pipes = select.poll(), {hand.pipe.fileno(): hand.pipe for hand in hands if isinstance(hand, Process)}
+    for fd in pipes:
+        looking.register(fd, select.POLLIN)
     try:
-        return [pipe.recv() for pipe in pipes]
+        return [pipes[fd].receive() for fd, _ in looking.poll(1000)]
     except (EOFError, OSError) as exc:
         raise _died() from exc
 

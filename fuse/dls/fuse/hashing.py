@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, Generic, TypeVar
 
-from dls.fuse.origin import File, Origin, Reader, opened
+from dls.fuse.origin import Origin
+from dls.fuse.reading import File, Reader, opened
 from dls.logistics import digest as digests
 
 STRETCH: Final = 1 << 20

@@ -17,8 +17,8 @@ from typing import Final
 
 from dls.fuse import records
 from dls.fuse.blocks import INSIDE, INSIDE_AT, LARGEST_PART
-from dls.fuse.codec import PART_HEAD, sum_of
-from dls.fuse.index import BYTES, FOOTER, MAGIC, PARTS, RAW, Index, damaged, mapped
+from dls.fuse.codec import BYTES, PART_HEAD, PARTS, RAW, sum_of
+from dls.fuse.index import FOOTER, MAGIC, Index, damaged, mapped
 from dls.fuse.named import Named
 from dls.fuse.records import FRAME, HEAD, LOW, NO_TAIL, Attr
 from dls.fuse.sources import LocalFile as LocalFile

@@ -28,12 +28,7 @@ PAGE: Final = 4096
 FOOTER: Final = struct.Struct("<8sIIQ32sQ")
 MAGIC: Final = b"DLSINDEX"
 EXTENT: Final = struct.Struct("<QII")
-"""One stored frame: position of its first byte, stored bytes (RAW: as they are; 0: zeros), sum of what is stored."""
-RAW: Final = 1 << 24
-PARTS: Final = 1 << 25
-"""Small files lie in this block one by one, each of them known by its record (`dls.fuse.codec`: parts)."""
-BYTES: Final = RAW - 1
-"""The stored bytes without the marks."""
+"""One stored frame: position of its first byte, stored bytes (marked RAW or PARTS; 0: zeros), sum of what is stored."""
 SLOT: Final = struct.Struct("<Q")
 EMPTY: Final = 0
 MARK_AT = 40

@@ -96,8 +96,7 @@ class Making:
         gc.disable()  # millions of small tuples, none in a cycle
         try:
             layout = Layout(Form(block), self.spool, self.blocks, {}, _NoTables())
-            for item, where in rows:
-                layout.add(item, where)
+            layout.extend(rows)
             layout.finish()
         finally:
             if collects:

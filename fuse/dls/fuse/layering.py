@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 from dls.fuse.compare import Counts, Differences
 from dls.fuse.layers import absolute, recorded, split
 from dls.fuse.layers import opened as opened_stack
-from dls.fuse.origin import Description, File, FolderOrigin, Origin, Reader, TreeOrigin, opened
+from dls.fuse.origin import FolderOrigin, Origin, TreeOrigin
 from dls.fuse.pack import Options, Result, pack, refuse_taken
 from dls.fuse.pairs import with_digests
+from dls.fuse.reading import Description, File, Reader, opened
 from dls.fuse.source import Attributes, Item
 from dls.fuse.spool import Spool
 from dls.fuse.tree import Tree

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import merge
 from typing import Any, Final, NamedTuple
@@ -15,14 +15,13 @@ from dls.fuse.blocks import Form
 from dls.fuse.codec import Packer, sum_of
 from dls.fuse.index import EXTENT, Names, frame_packer
 from dls.fuse.source import Item
-from dls.fuse.spool import Rows, Spool
+from dls.fuse.spool import Row, Rows, Spool
 from dls.logistics import names
 from dls.logistics.errors import Unsupported
 
 _LONGEST_TEXT = 4095
 _SMALL: Final = 0xFFFFFFFF
 """What fits into 32 bits."""
-_ENTRY = struct.Struct("<IHIH")
 _TYPES: Final = {6: squashfs.BLOCK_DEVICE, 2: squashfs.CHAR_DEVICE, 1: squashfs.FIFO, 12: squashfs.SOCKET}
 
 
@@ -57,22 +56,23 @@ class _Folder:
     number: int
     parent: int
     prefix: bytes
-    files: Rows
-    folders: list[tuple[bytes, int, int, int]]
     rows: Rows
+    """Of what is inside, in order: name, block and offset of its inode, number, type, record; or as `records.PLAIN`."""
+    folders: list[tuple[bytes, int, int, int, int]]
     xattrs: tuple[int, int]
 
 
 class _Group(NamedTuple):
     """An inode with several names."""
 
-    entry: bytes
+    entry: tuple[int, int, int, int]
+    """Block and offset of the inode, its number, its type."""
     record: bytes
     first: bytes
 
 
 class Layout:
-    """Builds all tables from items in order; one call per item."""
+    """Builds all tables from items in order."""
 
     def __init__(
         self, form: Form, spools: Callable[[], Spool], blocks: Spool, counts: dict[Any, int],
@@ -107,9 +107,6 @@ class Layout:
     def add(self, item: Item, place: Place = NOWHERE) -> bytes:
         """The next item; returns the first name of its hard-link group, b'' where it is the first or only one."""
         path, kind, group = item.path, item.mode >> 12, item.group
-        if kind == 8 and group is None and not item.xattrs and not place.holes and place.start <= _SMALL >= item.size:
-            self._plain(item, place)
-            return b""
         if kind == 4:
             self._begun(item)
             return b""
@@ -120,8 +117,8 @@ class Layout:
         if group is not None:
             if (known := self._groups.get(group)) is not None:
                 self.found[group] += 1
-                folder.files.add(known.entry + name)
-                folder.rows.add(_renamed(known.record, name))
+                folder.rows.add((name, *known.entry, _renamed(known.record, name)))
+                folder.rows.settle()
                 return known.first
             nlink = self._counts.get(group, item.nlink)
         self._number = number = self._number + 1
@@ -147,34 +144,43 @@ class Layout:
             name, 0, generation, place.shared, place.inside, number, item.size, blocks, item.mtime_ns, mode, nlink, uid,
             gid, device, self._form.block,
         )  # fmt: skip
-        entry = _ENTRY.pack(*at, number, type_)
+        entry = (*at, number, type_)
         if group is not None:
             record = self._group(group, nlink, record, entry, path)
-        folder.files.add(entry + name)
-        folder.rows.add(record)
+        folder.rows.add((name, *entry, record))
+        folder.rows.settle()
         return b""
 
-    def _plain(self, item: Item, place: Place) -> None:
-        """A file without anything special, as most are: nothing is made that is not kept."""
-        path, mode, uid, gid, mtime_ns, size = item[:6]
-        start, first, _, fragment, shared, offset, inside, own = place
-        cut_at, stack = path.rfind(b"/") + 1, self._stack
-        folder = stack[-1] if stack and stack[-1].prefix == path[:cut_at] else self._parent(path)
-        name, number = path[cut_at:], self._number + 1
-        self._number = number
-        self.kinds["files"] += 1
-        seconds = mtime_ns // 1_000_000_000
-        if not 0 <= seconds <= _SMALL:
-            seconds = _seconds(mtime_ns)
-        sizes = array("I", self._sizes(place)).tobytes() if own else b""
-        at, inode = self.tables.plain(mode & 0o7777, uid, gid, seconds, number, size, start, fragment, offset, sizes)
-        folder.files.add(_ENTRY.pack(at, inode, number, squashfs.FILE) + name)
-        folder.rows.add(
-            records.pack(
-                name, 0, first, shared, inside, number, size, -(-size // 512), mtime_ns, mode, 1, uid, gid, 0,
-                self._form.block,
+    def extend(self, rows: Iterable[tuple[Item, Place]]) -> None:
+        """The next items, where nobody asks for first names: files without anything special, as most are, go fast."""
+        plain, sizes_of, number, prefix, folder = self.tables.plain, self._sizes, self._number, None, None
+        first_number, others = number, 0
+        for item, place in rows:
+            path, mode, uid, gid, mtime_ns, size, group, _, _, xattrs, _, _ = item
+            start, first, holes, fragment, shared, offset, inside, own = place
+            if mode >> 12 != 8 or group is not None or xattrs or holes or start > _SMALL or size > _SMALL:
+                self._number, prefix = number, None
+                self.add(item, place)
+                others += self._number - number
+                number = self._number
+                continue
+            cut_at = path.rfind(b"/") + 1
+            if folder is None or path[:cut_at] != prefix:
+                prefix = path[:cut_at]
+                folder = self._parent(path)
+            if not number & 1023:
+                folder.rows.settle()
+            number += 1
+            seconds = mtime_ns // 1_000_000_000
+            if not 0 <= seconds <= _SMALL:
+                seconds = _seconds(mtime_ns)
+            sizes = array("I", sizes_of(place)).tobytes() if own else b""
+            at, inode = plain(mode & 0o7777, uid, gid, seconds, number, size, start, fragment, offset, sizes)
+            folder.rows.add(
+                (path[cut_at:], at, inode, number, squashfs.FILE, size, mtime_ns, mode, uid, gid, first, shared, inside)
             )
-        )  # fmt: skip
+        self._number = number
+        self.kinds["files"] += number - first_number - others
 
     def _begun(self, item: Item) -> None:
         """A folder: what is inside comes later, unless it is empty."""
@@ -184,14 +190,14 @@ class Layout:
         above = self._parent(path).number if path else 0
         prefix = path + b"/" if path else b""
         rows = self._spools
-        folder = _Folder(item, self._number, above, prefix, Rows(rows), [], Rows(rows), self._xattrs_of(item))
+        folder = _Folder(item, self._number, above, prefix, Rows(rows), [], self._xattrs_of(item))
         if item.empty:
             self._stack.append(folder)
             self._close()
         else:
             self._pending[prefix] = folder
 
-    def _group(self, group: Any, nlink: int, record: bytes, entry: bytes, path: bytes) -> bytes:
+    def _group(self, group: Any, nlink: int, record: bytes, entry: tuple[int, int, int, int], path: bytes) -> bytes:
         """The first name of an inode with several: names in several folders mean one node, so it has a record of its
         own, known before any folder is closed."""
         position = self.space.lone(record)
@@ -256,7 +262,7 @@ class Layout:
         # SquashFS gives the root a parent that no inode has.
         parent = folder.parent or self._number + 1
         block, offset, size = self.tables.folder(node, parent, self._listing(folder))
-        position, length, rows = self.space.listing(self._records(folder), number)
+        position, length, rows = self.space.listing(self._records(folder), number, self._form.block)
         self.names.add(rows)
         generation = (own_xattr + 1 << 40) | position >> 3
         name = item.path[item.path.rfind(b"/") + 1 :]
@@ -264,31 +270,26 @@ class Layout:
             name, 0, generation, length & 0xFFFFFFFF, length >> 32, number, size, -(-size // 512), item.mtime_ns,
             item.mode, nlink, item.uid, item.gid, 0, self._form.block,
         )  # fmt: skip
-        folder.files.close()
         folder.rows.close()
         if not item.path:
             self.root = block, offset, self.space.lone(record)
             return
         above = self._stack[-1]  # every folder is begun with the one above it open
-        above.folders.append((name, block, offset, number))
-        above.rows.add(record)
+        above.folders.append((name, block, offset, number, squashfs.DIR))
+        above.rows.add((name, block, offset, number, squashfs.DIR, record))
+        above.rows.settle()
 
     @staticmethod
-    def _listing(folder: _Folder) -> Iterator[tuple[bytes, int, int, int, int]]:
-        size = _ENTRY.size
-        files = ((row[size:], *_ENTRY.unpack_from(row)) for row in folder.files)
+    def _listing(folder: _Folder) -> Iterator[Row]:
         if not folder.folders:
-            return files
-        folders = (
-            (name, block, offset, number, squashfs.DIR) for name, block, offset, number in sorted(folder.folders)
-        )
-        return merge(files, folders)
+            return (row[:5] for row in folder.rows)
+        return merge((row[:5] for row in folder.rows if row[4] != squashfs.DIR), sorted(folder.folders))
 
-    def _records(self, folder: _Folder) -> Iterator[bytes]:
+    def _records(self, folder: _Folder) -> Iterator[Row]:
         item, parent = folder.item, folder.parent or folder.number
         nothing = (0, 0, 0)
-        yield records.pack(b".", 0, *nothing, folder.number, 0, 0, item.mtime_ns, item.mode, 2, 0, 0, 0, 0)
-        yield records.pack(b"..", 0, *nothing, parent, 0, 0, 0, 0o040000, 2, 0, 0, 0, 0)
+        yield b".", records.pack(b".", 0, *nothing, folder.number, 0, 0, item.mtime_ns, item.mode, 2, 0, 0, 0, 0)
+        yield b"..", records.pack(b"..", 0, *nothing, parent, 0, 0, 0, 0o040000, 2, 0, 0, 0, 0)
         yield from folder.rows
 
     def settled(self) -> bool:

@@ -1,48 +1,17 @@
 """Where packed bytes come from: a folder of this machine, or any tree.  Others are made by whoever needs them.
 
-An origin lists items; each worker of a packer opens a reader of its own for the bytes, from a description that can
-be sent to another process: ("module:function", arguments).
+An origin lists items; each worker of a packer opens a reader of its own for the bytes (`dls.fuse.reading`).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from importlib import import_module
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Protocol
 
+from dls.fuse.reading import STEP, Description, File, FolderReader, opened
 from dls.fuse.source import Attributes, Item, changed, walk
 from dls.fuse.tree import Tree
-from dls.logistics.stores.posix_errors import ours
-
-STEP: Final = 1 << 20
-"""Bytes of a stretch that are read at once."""
-
-
-class File(NamedTuple):
-    """A file to read whole, or from `start` to `stop`."""
-
-    path: bytes
-    size: int
-    mtime_ns: int
-    start: int = 0
-    stop: int = -1
-
-
-class Reader(Protocol):
-    """Gives the bytes of files as the items said they are, or the Conflict `source-changed`."""
-
-    def bodies(self, files: Sequence[File]) -> list[bytes]:
-        """Each of the files, whole; they are few enough for memory."""
-        ...
-
-    def stretch(self, file: File) -> Iterator[bytes]:
-        """The bytes `start … stop-1` of a file, by STEP (the last piece may be shorter)."""
-        ...
-
-
-Description = tuple[str, tuple[Any, ...]]
-"""What a worker calls for its reader: "module:function" and the arguments."""
 
 
 class Origin(Protocol):
@@ -59,12 +28,6 @@ class Origin(Protocol):
         ...
 
 
-def opened(description: Description) -> Any:
-    """What a description makes in this process."""
-    module, _, function = description[0].partition(":")
-    return getattr(import_module(module), function)(*description[1])
-
-
 class FolderOrigin:
     """A folder of this machine."""
 
@@ -77,58 +40,7 @@ class FolderOrigin:
 
     def reader(self) -> Description:
         """Reads them there."""
-        return f"{__name__}:{FolderReader.__name__}", (self._root,)
-
-
-class FolderReader:
-    """Reads files of a folder; one that has another size or time than its item is no more what it was."""
-
-    def __init__(self, root: bytes) -> None:
-        self._root, self._where = root + b"/", os.fsdecode(root)
-
-    def bodies(self, files: Sequence[File]) -> list[bytes]:
-        """Each of the files, whole."""
-        return [self._body(file) for file in files]
-
-    def _body(self, file: File) -> bytes:
-        path, size, mtime_ns, _, _ = file
-        try:
-            fd = os.open(self._root + path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                body = os.read(fd, size + 1)
-                while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))):
-                    body += more
-                info = os.fstat(fd)
-            finally:
-                os.close(fd)
-        except FileNotFoundError:
-            raise changed(self._where, path) from None
-        except OSError as exc:
-            raise ours(exc, self._where, path) from exc
-        if len(body) != size or info.st_mtime_ns != mtime_ns:
-            raise changed(self._where, path)
-        return body
-
-    def stretch(self, file: File) -> Iterator[bytes]:
-        """The bytes `start … stop-1` of a file."""
-        path, size, mtime_ns, start, stop = file
-        try:
-            fd = os.open(self._root + path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                for at in range(start, stop, STEP):
-                    body = os.pread(fd, min(STEP, stop - at), at)
-                    if len(body) != min(STEP, stop - at):
-                        raise changed(self._where, path)
-                    yield body
-                info = os.fstat(fd)
-            finally:
-                os.close(fd)
-        except FileNotFoundError:
-            raise changed(self._where, path) from None
-        except OSError as exc:
-            raise ours(exc, self._where, path) from exc
-        if info.st_size != size or info.st_mtime_ns != mtime_ns:
-            raise changed(self._where, path)
+        return f"{FolderReader.__module__}:{FolderReader.__name__}", (self._root,)
 
 
 class TreeOrigin:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from dls.fuse.origin import STEP, Description, File, opened
+from dls.fuse.reading import STEP, Description, File, opened
 from dls.fuse.source import Attributes, Item, changed
 from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry
 from dls.logistics.manifest import Manifest

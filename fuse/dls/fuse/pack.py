@@ -11,20 +11,21 @@ import errno
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from itertools import chain, islice
 from typing import Any, Final, NamedTuple
 
 from dls.fuse import leftovers, squashfs
 from dls.fuse.blocks import Form
-from dls.fuse.codec import sum_of
+from dls.fuse.codec import LEVEL, sum_of
 from dls.fuse.image import open_image
 from dls.fuse.index import EXTENT, PAGE, Header, Index, Out, mapped
 from dls.fuse.layout import Layout
 from dls.fuse.origin import FolderOrigin, Origin
 from dls.fuse.road import Road, hands_for
-from dls.fuse.source import Attributes, Item, all_attributes, no_attributes, user_attributes
+from dls.fuse.source import Attributes, all_attributes, no_attributes, user_attributes
 from dls.fuse.spool import Spool
 from dls.logistics import digest as digests
 from dls.logistics.errors import Exists, Invalid
@@ -60,7 +61,7 @@ _ATTRIBUTES: Final = {"user": user_attributes, "all": all_attributes, "none": no
 
 
 def asked(
-    *, owner: str = "", xattrs: str = "user", level: int = 3, workers: int = -1, replace: bool = False
+    *, owner: str = "", xattrs: str = "user", level: int = LEVEL, workers: int = -1, replace: bool = False
 ) -> Options:
     """How to pack, from words: `owner` UID:GID or none, `xattrs` user, all or none; Invalid where one is wrong."""
     if xattrs not in _ATTRIBUTES:
@@ -229,20 +230,16 @@ class _Making:
             items = (item._replace(uid=uid, gid=gid) for item in items)
         reader = self._origin.reader()
         if count < 0:
-            first: list[Item] = []
-            for item in items:
-                first.append(item)
-                if len(first) >= _SMALL_TREE:
-                    break
+            first = list(islice(items, _SMALL_TREE))
             count = min(_MOST_WORKERS, len(os.sched_getaffinity(0))) if len(first) >= _SMALL_TREE else 0
-            items = _chained(first, items)
+            items = chain(first, items)
         hands = hands_for(count, reader, self._fd, options.form)
         try:
             road = Road(
                 reader, self.layout, hands, self._blocks, self._spools,
                 form=options.form, duplicates=options.duplicates, progress=self._progress, alive=self._alive,
             )  # fmt: skip
-            for segment in cut(road.entries(items)):
+            for segment in cut(chain.from_iterable(road.entries(items))):
                 self._segment(segment)
             self.layout.finish()
             self._at, self._twice = road.at, road.twice
@@ -309,9 +306,3 @@ class _Making:
         os.pwrite(self._fd, superblock, 0)
         Index(mapped(self._fd, base, self._at - base)).check()
         return Result(manifest, self._at, self._at - base, manifest.files, self._twice, 0.0)
-
-
-def _chained(first: list[Item], rest: Iterator[Item]) -> Iterator[Item]:
-    yield from first
-    first.clear()
-    yield from rest

@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 from zlib import crc32
+
+from dls.fuse.spool import Row
 
 FRAME: Final = 1 << 16
 """Bytes of space in a frame."""
@@ -48,6 +50,10 @@ U64: Final = struct.Struct("<Q")
 U32: Final = struct.Struct("<I")
 _ATTR: Final = struct.Struct("<QQ16xIIQQQ8xq12xI4xIIIII")
 """What a reader gets back: the rest of a record is there for the kernel."""
+_NO_NODE: Final = bytes(8)
+PLAIN: Final = 13
+"""Fields of a row that is a file with nothing special: name, block and offset of its inode in the tables of SquashFS,
+number, type, bytes, mtime_ns, mode, uid, gid, then `generation`, `entry_valid_nsec` and `attr_valid_nsec`."""
 _PAD = (b"", b"\0" * 7, b"\0" * 6, b"\0" * 5, b"\0" * 4, b"\0" * 3, b"\0" * 2, b"\0")
 
 
@@ -168,32 +174,45 @@ class Space:
         self._frame += U64.pack(at >> 3) + record[8:]
         return at
 
-    def listing(self, records: Iterator[bytes], parent: int) -> tuple[int, int, bytes]:
-        """Put a folder: each record gets its cookie, and its number where it has none (0) and is not `.` or `..`.
+    def listing(self, rows: Iterable[Row], parent: int, block: int) -> tuple[int, int, bytes]:
+        """Put a folder.  A row holds its name first and either its record last, or (PLAIN) what makes one of a file.
 
-        Returns (position, bytes) of the listing, the gaps at the ends of frames included, and a row of HASHED for
-        each name: its hash under the inode number `parent`, and its position / 8.
+        Each record gets its cookie, and its number where it has none (0) and is not `.` or `..`.  Returns (position,
+        bytes) of the listing, the gaps at the ends of frames included, and a row of HASHED for each name: its hash
+        under the inode number `parent`, and its position / 8.
         """
-        rows = list[bytes]()
-        add, hashed, number_of, put = rows.append, HASHED.pack, U64.unpack_from, U64.pack_into
+        names = list[bytes]()
+        add, hashed, pack, pads, put = names.append, HASHED.pack, RECORD.pack, _PAD, U64.pack_into
         start, frame, base = -1, self._frame, self._base
-        for number, record in enumerate(records):
-            inside, size = len(frame), len(record)
+        for row in rows:
+            name, inside = row[0], len(frame)
+            length = len(name)
+            size = HEAD + (length + 7 & ~7)
             if inside + size > FRAME:
                 self._room(size)
                 inside, base = len(frame), self._base
             at = base + inside
             if start < 0:
                 start = at
-            frame += record
-            put(frame, inside + OFF, at + size - start)
-            if number > 1:
-                node = at >> 3
-                if not number_of(record)[0]:
+            node = at >> 3
+            if len(row) == PLAIN:
+                _, _, _, number, _, octets, mtime_ns, mode, uid, gid, generation, tail, where = row
+                seconds, nanos = divmod(mtime_ns, 1_000_000_000)
+                seconds &= WIDE
+                frame += pack(
+                    node, generation, FOR_EVER, FOR_EVER, tail, where,
+                    number, octets, -(-octets // 512), seconds, seconds, seconds, nanos, nanos, nanos, mode, 1, uid,
+                    gid, 0, block, 0, number, at + size - start, length, mode >> 12,
+                ) + name + pads[length & 7]  # fmt: skip
+            else:
+                frame += row[-1]
+                put(frame, inside + OFF, at + size - start)
+                if name == b"." or name == b"..":
+                    continue
+                if row[-1].startswith(_NO_NODE):
                     put(frame, inside, node)
-                name = record[HEAD : HEAD + (record[NAME_SIZE] | record[NAME_SIZE + 1] << 8)]
-                add(hashed(crc32(name, parent) * SPREAD & WIDE, node))
-        return start, self.here - start, b"".join(rows)
+            add(hashed(crc32(name, parent) * SPREAD & WIDE, node))
+        return start, self.here - start, b"".join(names)
 
     def finish(self) -> int:
         """Close the last frame, which is shorter; returns the bytes of space."""

@@ -11,14 +11,16 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, starmap
 from typing import Any, Final
 
 from dls.fuse import records, squashfs
 from dls.fuse.blocks import ROW, Form, Packed
+from dls.fuse.codec import BYTES, PARTS
 from dls.fuse.hands import Hand, Inline, Process, heard
-from dls.fuse.index import BYTES, EXTENT, PARTS
+from dls.fuse.index import EXTENT
 from dls.fuse.layout import NOWHERE, Layout, Place
-from dls.fuse.origin import Description, File, Reader, opened
+from dls.fuse.reading import Description, File, Reader, opened
 from dls.fuse.seen import Seen
 from dls.fuse.source import Item
 from dls.fuse.spool import Spool
@@ -32,8 +34,10 @@ BATCH_FILES: Final = 512
 BATCH_BYTES: Final = 4 << 20
 STRETCH: Final = digests.BLOCK
 """A file larger than this is packed by stretches of it."""
-AHEAD: Final = 4
+_AHEAD: Final = 4
 """Jobs under way for each worker."""
+_FEW_AHEAD: Final = 16
+"""Jobs under way where two to four work: one of them is slower whenever the one who decides takes its processor."""
 _PLACE = struct.Struct("<QQQIIIII")
 _EMPTY = digests.of(b"")
 
@@ -127,14 +131,15 @@ class Road:
         self._large_sizes: set[int] = set()
         self._large: dict[bytes, tuple[Place, bytes]] = {}
 
-    def entries(self, items: Iterator[Item]) -> Iterator[Entry]:
-        """Pack the items; the entries of the manifest, in order, as they are done."""
+    def entries(self, items: Iterator[Item]) -> Iterator[list[Entry]]:
+        """Pack the items; the entries of the manifest, in order, a few hundred at a time, as they are done."""
+        count = len(self._hands)
         for job in self._cut(items):
             if job is None:
                 yield from self._until(0)
                 continue
             self._start(job)
-            yield from self._until(len(self._hands) * AHEAD)
+            yield from self._until(max(_AHEAD * count, min(_FEW_AHEAD, 2 * _AHEAD * count)))
         yield from self._until(0)
 
     # ------------------------------------------------------------------------------------------- cutting
@@ -143,13 +148,15 @@ class Road:
         """Jobs, whose borders hang on the items alone; None: what was given must be done before the next is made."""
         some: list[Item] = []
         files: list[File] = []
-        size = 0
+        size, new = 0, tuple.__new__
         for item in items:
-            bytes_ = item.size if item.mode & 0o170000 == 0o100000 else 0
-            if bytes_ and item.group is not None:
-                if item.group in self._met:
+            path, mode, _, _, mtime_ns, bytes_, group, _, _, _, _, _ = item
+            if mode >> 12 != 8:
+                bytes_ = 0
+            elif bytes_ and group is not None:
+                if group in self._met:
                     bytes_ = 0
-                self._met.add(item.group)
+                self._met.add(group)
             if bytes_ > STRETCH:
                 if some:
                     yield self._job(some, files)
@@ -158,7 +165,7 @@ class Road:
                 continue
             some.append(item)
             if bytes_:
-                files.append(File(item.path, bytes_, item.mtime_ns))
+                files.append(new(File, (path, bytes_, mtime_ns, 0, -1)))
                 size += bytes_
             if len(some) >= BATCH_FILES or size >= BATCH_BYTES:
                 yield self._job(some, files)
@@ -203,13 +210,13 @@ class Road:
         self._under_way[job.number] = job
         self._to_know.append(job)
         self._to_place.append(job)
-        hand.send("read", job.number, job.files)
+        hand.send("read", job.number, list(map(tuple, job.files)))
 
-    def _until(self, most: int) -> Iterator[Entry]:
+    def _until(self, most: int) -> Iterator[list[Entry]]:
         """Go on until at most `most` jobs are under way; the entries of those that are done."""
         while True:
             while self._jobs and self._jobs[0].written:
-                yield from self._done(self._jobs.popleft())
+                yield self._done(self._jobs.popleft())
             if len(self._under_way) <= most:
                 return
             self._alive()
@@ -224,7 +231,8 @@ class Road:
             while self._to_know and self._to_know[0].digests is not None:
                 self._know(self._to_know.popleft())
         elif verb == "pack":
-            job.packed, job.block = found
+            packed, job.block = found
+            job.packed = Packed(*packed)
             while self._to_place and self._to_place[0].packed is not None:
                 self._place(self._to_place.popleft())
         else:
@@ -248,12 +256,9 @@ class Road:
         assert packed is not None
         start, at, base = self.at, self.at, self.count
         sizes, sums, shared = array("I", packed.stored), array("I", packed.sums), array("I", packed.shared)
-        rows, starts = bytearray(), list[int]()
-        for stored, check in zip(sizes, sums, strict=True):
-            rows += EXTENT.pack(at, stored, check)
-            starts.append(at)
-            at += stored & BYTES
-        self._blocks.add(rows)
+        starts = list(accumulate([stored & BYTES for stored in sizes], initial=at))
+        at = starts.pop()
+        self._blocks.add(b"".join(map(EXTENT.pack, starts, sizes, sums)))
         self.at, self.count = at, base + len(sizes)
         job.hand.send("write", job.number, start)
         if job.large is not None:
@@ -265,13 +270,14 @@ class Road:
             large.blocks += job.block
             return
         fragments = {n: self._layout.tables.fragment(starts[n], sizes[n] & ~PARTS) for n in shared}
+        none, no_tail, new, add = squashfs.NONE, records.NO_TAIL, tuple.__new__, job.places.append
         for number, own, offset, inside, check, holes in ROW.iter_unpack(packed.files):
             if own:
-                place = Place(starts[number], base + number, holes, squashfs.NONE, records.NO_TAIL, 0, 0, own)
+                add(new(Place, (starts[number], base + number, holes, none, no_tail, 0, 0, own)))
             else:
-                place = Place(0, check, 0, fragments[number], base + number, offset, inside, 0)
-            job.places.append(place)
-        self._places.add(b"".join([_PLACE.pack(*place) for place in job.places]))
+                add(new(Place, (0, check, 0, fragments[number], base + number, offset, inside, 0)))
+        if self._duplicates:
+            self._places.add(b"".join(starmap(_PLACE.pack, job.places)))
 
     def _holes(self, stored: Sequence[int], size: int) -> int:
         """Bytes that are not stored."""
@@ -280,43 +286,48 @@ class Road:
 
     # ------------------------------------------------------------------------------------------ recorded
 
-    def _done(self, job: _Job) -> Iterator[Entry]:
+    def _done(self, job: _Job) -> list[Entry]:
         if job.large is not None:
             large = job.large
             large.left -= 1
             self._progress.moved(sum(file.stop - file.start for file in job.files))
-            if not large.left:
-                yield self._large_done(large)
-            return
-        place_of, known, number, files, size = _PLACE.size, job.known, 0, 0, 0
-        found, places, fresh = job.digests or b"", iter(job.places), job.fresh
-        layout, new = self._layout, tuple.__new__
+            return [] if large.left else [self._large_done(large)]
+        number, files, size, out = 0, 0, 0, list[Entry]()
+        found, places, fresh, new = job.digests or b"", iter(job.places), job.fresh, tuple.__new__
+        ready = list[tuple[Item, Place]]()
+        """What the layout gets at once: files with one name and a content of their own, as most are."""
         for item in job.items:
-            if item.mode & 0o170000 != 0o100000:
-                entry = self._other(item)
-                if entry is not None:
-                    yield entry
-                continue
-            files, size = files + 1, size + item.size
-            if item.group is None and item.size and fresh[number]:  # as most are
-                place, digest = next(places), found[32 * number : 32 * number + 32]
-                number += 1
-                layout.add(item, place)
-                yield new(Entry, (item.path, FILE, item.size, digest, item.mode & 0o7777, item.mtime_ns, b"", b""))
+            path, mode, _, _, mtime_ns, bytes_, group, _, _, _, _, _ = item
+            if mode >> 12 == 8:
+                files, size = files + 1, size + bytes_
+                if group is None and bytes_ and fresh[number]:
+                    ready.append((item, next(places)))
+                    digest = found[32 * number : 32 * number + 32]
+                    number += 1
+                    out.append(new(Entry, (path, FILE, bytes_, digest, mode & 0o7777, mtime_ns, b"", b"")))
+                    continue
+            self._layout.extend(ready)
+            ready.clear()
+            if mode >> 12 != 8:
+                if (entry := self._other(item)) is not None:
+                    out.append(entry)
                 continue
             place, digest, blocks = NOWHERE, _EMPTY, b""
-            if item.group is not None and item.group in self._group_entries:
-                digest, blocks = self._group_entries[item.group]
-            elif item.size:
-                if fresh[number]:
-                    place = next(places)
-                else:
-                    self.twice += 1
-                    place = Place(*_PLACE.unpack(self._places.at(known[number] * place_of, place_of)))
+            if group is not None and group in self._group_entries:
+                digest, blocks = self._group_entries[group]
+            elif bytes_:
+                place = next(places) if fresh[number] else self._again(job.known[number])
                 digest = found[32 * number : 32 * number + 32]
                 number += 1
-            yield self._file(item, place, digest, blocks)
+            out.append(self._file(item, place, digest, blocks))
+        self._layout.extend(ready)
         self._progress.settled(files, size)
+        return out
+
+    def _again(self, number: int) -> Place:
+        """Where the content lies that has this number and was met before."""
+        self.twice += 1
+        return Place(*_PLACE.unpack(self._places.at(number * _PLACE.size, _PLACE.size)))
 
     def _file(self, item: Item, place: Place, digest: bytes, blocks: bytes) -> Entry:
         if item.group is not None:

@@ -18,7 +18,7 @@ class Seen:
 
     def __init__(self, spool: Spool) -> None:
         self._spool, self._count = spool, 0
-        self._slots = array("Q", bytes(8 << 16))
+        self._slots = array("Q", bytes(8 << 18))
 
     def new(self, many: int) -> list[int]:
         """The next numbers, for contents that are not looked for."""

@@ -113,7 +113,7 @@ def ordered(top: Item, scan: Callable[[bytes], list[Row]]) -> Iterator[Item]:
 
 
 def _scan(folder: bytes, above: bytes, where: str, keep: Attributes) -> list[Row]:
-    rows: list[Row] = []
+    rows, new = list[Row](), tuple.__new__
     bare = keep is no_attributes
     try:
         with os.scandir(folder) as found:
@@ -124,25 +124,23 @@ def _scan(folder: bytes, above: bytes, where: str, keep: Attributes) -> list[Row
                 path = above + name
                 info = one.stat(follow_symlinks=False)
                 mode = info.st_mode
-                kind = mode & 0o170000
-                xattrs = NO_XATTRS if bare else keep(folder + name)
-                if kind == 0o100000:
-                    group = (info.st_dev, info.st_ino) if info.st_nlink > 1 else None
-                    item = Item(
-                        path, mode, info.st_uid, info.st_gid, info.st_mtime_ns, info.st_size, group, 0, b"", xattrs,
-                        False, info.st_nlink,
-                    )  # fmt: skip
-                elif kind == 0o040000:
-                    item = Item(path, mode, info.st_uid, info.st_gid, info.st_mtime_ns, xattrs=xattrs)
-                else:
-                    text = os.readlink(folder + name) if kind == 0o120000 else b""
-                    group = (info.st_dev, info.st_ino) if info.st_nlink > 1 else None
-                    device = info.st_rdev if kind in (0o060000, 0o020000) else 0
-                    item = Item(
-                        path, mode, info.st_uid, info.st_gid, info.st_mtime_ns, len(text), group, device, text, xattrs,
-                        False, info.st_nlink,
-                    )  # fmt: skip
-                rows.append((path, item))
+                kind, size, group, device, text, nlink = mode >> 12, 0, None, 0, b"", 1
+                if kind != 4:
+                    nlink = info.st_nlink
+                    if nlink > 1:
+                        group = info.st_dev, info.st_ino
+                    if kind == 8:
+                        size = info.st_size
+                    elif kind == 10:
+                        text = os.readlink(folder + name)
+                        size = len(text)
+                    elif kind in (6, 2):
+                        device = info.st_rdev
+                fields = (
+                    path, mode, info.st_uid, info.st_gid, info.st_mtime_ns, size, group, device, text,
+                    NO_XATTRS if bare else keep(folder + name), False, nlink,
+                )  # fmt: skip
+                rows.append((path, new(Item, fields)))
     except FileNotFoundError as exc:
         raise changed(where, above) from exc
     except OSError as exc:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 from dls.fuse.leftovers import PREFIX
 
@@ -14,6 +15,9 @@ _KEPT: Final = 1 << 20
 _CHUNK: Final = 1 << 20
 _FEW: Final = 4096
 """Rows kept as objects, for each folder that is open."""
+
+Row = tuple[Any, ...]
+"""Numbers and bytes."""
 
 
 class Spool:
@@ -70,33 +74,34 @@ class Spool:
 
 
 class Rows:
-    """Rows of bytes, in order: few are kept as they are."""
+    """Rows of numbers and bytes, in order: few are kept as they are."""
 
-    __slots__ = ("_few", "_make", "_spool", "count")
+    __slots__ = ("_few", "_make", "_packs", "_spool", "add")
 
     def __init__(self, make: Callable[[], Spool]) -> None:
-        self._make, self._few, self.count = make, list[bytes](), 0
+        self._make, self._few = make, list[Row]()
+        self.add = self._few.append
+        """Append a row; `settle` once in a while."""
         self._spool: Spool | None = None
+        self._packs = list[int]()
+        """Bytes of each pack of rows in the spool."""
 
-    def add(self, row: bytes) -> None:
-        """Append a row of less than 64 KiB."""
-        self._few.append(row)
-        self.count += 1
+    def settle(self) -> None:
+        """Put rows aside if they have become many."""
         if len(self._few) >= _FEW:
             if self._spool is None:
                 self._spool = self._make()
-            self._spool.add(b"".join([len(one).to_bytes(2, "little") + one for one in self._few]))
+            data = marshal.dumps(self._few)
+            self._packs.append(len(data))
+            self._spool.add(data)
             self._few.clear()
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[Row]:
         if self._spool is not None:
-            rest = b""
-            for chunk in self._spool:
-                data, at = rest + chunk, 0
-                while at + 2 <= len(data) and at + 2 + (size := data[at] | data[at + 1] << 8) <= len(data):
-                    yield data[at + 2 : at + 2 + size]
-                    at += 2 + size
-                rest = data[at:]
+            at = 0
+            for size in self._packs:
+                yield from marshal.loads(self._spool.at(at, size))  # noqa: S302 - nobody else has this file
+                at += size
         yield from self._few
 
     def close(self) -> None:

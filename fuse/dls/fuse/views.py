@@ -10,9 +10,8 @@ import mmap
 from typing import Any
 
 from dls.fuse.blocks import INSIDE, INSIDE_AT
-from dls.fuse.codec import sum_of
+from dls.fuse.codec import BYTES, PARTS, RAW, sum_of
 from dls.fuse.image import Image, LocalFile
-from dls.fuse.index import BYTES, PARTS, RAW
 from dls.fuse.records import NO_TAIL, Attr
 from dls.fuse.tree import Tree
 

@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
+import select
 import sys
-from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, compress
+from typing import Any, Final
 
-from dls.fuse.blocks import Blocks, Form, Packed
+from dls.fuse.blocks import Blocks, Form
 from dls.fuse.codec import Packer, Unpacker
-from dls.fuse.origin import File, Reader, opened
+from dls.fuse.pipes import Pipe
+from dls.fuse.reading import File, Reader, opened
 from dls.logistics import digest as digests
 from dls.logistics.errors import KINDS, Corrupt, DlsError
 from dls.logistics.stores.posix_calls import write_soon
 from dls.logistics.stores.posix_errors import ours
+
+_VECTOR: Final = 64
+"""Blocks that are written and read back at once: what is compared is still in the processor's cache."""
 
 
 class Worker:
@@ -32,11 +39,14 @@ class Worker:
         self._bodies: dict[int, list[bytes]] = {}
         self._ready: dict[int, list[bytes]] = {}
         self._stretches: dict[int, File] = {}
+        self._again = bytearray()
+        """What is read back."""
 
     # ---------------------------------------------------------------------------------------------- reading
 
-    def read(self, job: int, files: Sequence[File]) -> bytes:
-        """Read the files of a job; their digests, 32 bytes each."""
+    def read(self, job: int, rows: Sequence[tuple[bytes, int, int, int, int]]) -> bytes:
+        """Read the files of a job (fields of File); their digests, 32 bytes each."""
+        files = list(map(File._make, rows))
         if len(files) == 1 and files[0].stop >= 0:
             self._stretches[job] = files[0]
             return b""
@@ -47,39 +57,40 @@ class Worker:
 
     # ------------------------------------------------------------------------------------------ compressing
 
-    def pack(self, job: int, keep: bytes) -> tuple[Packed, bytes]:
-        """Compress the files whose byte in `keep` is 1; what they became, and the digest of a stretch."""
+    def pack(self, job: int, keep: bytes) -> tuple[tuple[bytes, ...], bytes]:
+        """Compress the files whose byte in `keep` is 1; what they became (fields of Packed), a stretch's digest."""
         if job in self._stretches:
             return self._stretch(job)
         blocks = Blocks(self._form, self._packer, self._unpacker)
-        for body, kept in zip(self._bodies.pop(job), keep, strict=True):
-            if kept:
-                blocks.add(body)
+        blocks.add(compress(self._bodies.pop(job), keep))
         packed = blocks.packed()
         self._ready[job] = blocks.data
-        return packed, b""
+        return tuple(packed), b""
 
-    def _stretch(self, job: int) -> tuple[Packed, bytes]:
+    def _stretch(self, job: int) -> tuple[tuple[bytes, ...], bytes]:
         hasher, blocks = digests.Hasher(0), Blocks(self._form, self._packer, self._unpacker)
         for body in self._reader.stretch(self._stretches.pop(job)):
             hasher.update(body)
             blocks.stretch(body)
         self._ready[job] = blocks.data
-        return blocks.packed(), hasher.digest()
+        return tuple(blocks.packed()), hasher.digest()
 
     # ---------------------------------------------------------------------------------------------- writing
 
     def write(self, job: int, at: int) -> None:
         """Put the blocks of a job at position `at` of the image, and read them back."""
         data, start = self._ready.pop(job), at
-        for first in range(0, len(data), 512):
-            some = data[first : first + 512]
-            whole = b"".join(some)
-            size = len(whole)
-            done = os.pwritev(self._target, some, at)
-            while done < size:
-                done += os.pwrite(self._target, memoryview(whole)[done:], at + done)
-            if os.pread(self._target, size, at) != whole:
+        for first in range(0, len(data), _VECTOR):
+            some = data[first : first + _VECTOR]
+            offsets = list(accumulate(map(len, some), initial=0))
+            size = offsets.pop()
+            if (done := os.pwritev(self._target, some, at)) < size:
+                self._rest(some, at, done)
+            if len(self._again) < size:
+                self._again = bytearray(size)
+            # Compared in a buffer that stays: a new one of megabytes costs more than the comparison.
+            read = os.preadv(self._target, [memoryview(self._again)[:size]], at)
+            if read != size or not all(map(self._again.startswith, some, offsets)):
                 raise Corrupt(
                     f"what was written at byte {at} of the image cannot be read back", code="bad-disk",
                     remedy="look at the disk's health; nothing was published",
@@ -87,10 +98,17 @@ class Worker:
             at += size
         write_soon(self._target, start, at - start)
 
+    def _rest(self, some: Sequence[bytes], at: int, done: int) -> None:
+        """What a short write left over."""
+        whole = memoryview(b"".join(some))
+        while done < len(whole):
+            done += os.pwrite(self._target, whole[done:], at + done)
+
 
 def told(error: DlsError) -> dict[str, Any]:
     """An error as a message to another process."""
-    return {"kind": error.kind, "message": error.message, "code": error.code, "remedy": error.remedy, **error.facts}
+    facts = {k: v if isinstance(v, str | bytes | int | float | None) else str(v) for k, v in error.facts.items()}
+    return {"kind": error.kind, "message": error.message, "code": error.code, "remedy": error.remedy, **facts}
 
 
 def untold(message: dict[str, Any]) -> DlsError:
@@ -101,21 +119,36 @@ def untold(message: dict[str, Any]) -> DlsError:
     return kind(text, **rest)
 
 
+def _inbox(pipe: Pipe) -> Iterator[tuple[str, int, list[Any]]]:
+    """Messages until the last one: first what others wait for.  Nobody compresses before all earlier files are read
+    (which contents are new?), and a job that is written makes room for another."""
+    looking = select.poll()
+    looking.register(pipe.fileno(), select.POLLIN)
+    waiting: dict[str, deque[tuple[str, int, list[Any]]]] = {verb: deque() for verb in ("read", "write", "pack")}
+    while True:
+        while looking.poll(0) or not any(waiting.values()):
+            if (message := pipe.receive()) is None:
+                return
+            verb, job, *rest = message
+            waiting[verb].append((verb, job, rest))
+        yield next(queue for queue in waiting.values() if queue).popleft()
+
+
 def main() -> None:
     """A worker process: messages come and go over the connection whose number is the first argument."""
     gc.disable()  # nothing here is in a cycle
-    pipe = Connection(int(sys.argv[1]))
-    description, target, form = pipe.recv()
+    pipe = Pipe(int(sys.argv[1]))
     try:
-        worker = Worker(opened(description), target, Form(*form))
+        description, target, form = pipe.receive()
+        reader = opened(pickle.loads(description))  # noqa: S301 - from the process that started this one
+        worker = Worker(reader, target, Form(*form))
         verbs: dict[str, Callable[..., Any]] = {"read": worker.read, "pack": worker.pack, "write": worker.write}
-        while (message := pipe.recv()) is not None:
-            verb, job, *rest = message
+        for verb, job, rest in _inbox(pipe):
             try:
                 pipe.send((verb, job, verbs[verb](job, *rest)))
             except DlsError as error:
                 pipe.send(("error", job, told(error)))
             except OSError as exc:
                 pipe.send(("error", job, told(ours(exc, "the image", b""))))
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         pass  # the one who decides is gone: nothing of this is published

@@ -231,31 +231,38 @@ def cut(entries: Iterable[Entry]) -> Iterator[Segment]:
     Invalid: out of order, a name twice, an illegal name, or a file `a` beside `a/b`.
     """
     rows: list[Entry] = []
-    crc, check, last = zlib.crc32, names.check, b""
+    crc, last = zlib.crc32, b""
     above: list[bytes] = []
     for entry in entries:
-        path = check(entry.path)
+        path = entry[0]
         if path <= last:
-            raise _disorder(last, path)
+            raise _disorder(last, names.check(path))
         last = path
         while above and not path.startswith(above[-1]):
             above.pop()
         for blocker in above:
             if path[len(blocker)] == 0x2F:
                 raise Invalid(
-                    f"{names.show(blocker)} is a file and also a folder that holds {names.show(path)}",
+                    f"{names.show(blocker)} is a file and also a folder that holds {names.show(names.check(path))}",
                     code="name-clash",
                     key=names.show(blocker),
                     remedy="rename one of the two at the source",
                 )
-        if entry.kind != FOLDER:
+        if entry[1] != FOLDER:
             above.append(path)
         rows.append(entry)
         if len(rows) >= LEAST and (crc(path) & _MASK == 0 or len(rows) >= LIMIT):
-            yield Segment.of(rows)
+            yield _legal(rows)
             rows = []
     if rows:
-        yield Segment.of(rows)
+        yield _legal(rows)
+
+
+def _legal(rows: list[Entry]) -> Segment:
+    """The segment of sorted entries, whose names are looked at all at once."""
+    segment = Segment.of(rows)
+    names.check_all(segment.paths)
+    return segment
 
 
 def _disorder(last: bytes, path: bytes) -> Invalid:

@@ -128,7 +128,7 @@ def pack(
     as_: str = "",
     owner: str = "",
     xattrs: str = "user",
-    level: int = 3,
+    level: int = 2,
     replace: bool = False,
     name: str = "",
     after: After = (),

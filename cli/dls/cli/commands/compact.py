@@ -16,7 +16,7 @@ from dls.logistics.duration import show_size
 @click.argument("stack", metavar="LAYER")
 @click.argument("image", metavar="IMAGE")
 @click.option("--owner", default="", metavar="UID:GID", help="Who owns everything inside; as it is else.")
-@click.option("--level", type=click.IntRange(1, 19), default=3, help="Effort of the compression (zstd).")
+@click.option("--level", type=click.IntRange(1, 19), default=2, help="Effort of the compression (zstd).")
 @click.option("--workers", type=click.IntRange(0), default=None, help="Processes; as many as this machine has else.")
 @click.option("--replace", is_flag=True, help="Take the place of an image that is there.")
 def compact(front: Front, stack: str, image: str, owner: str, level: int, workers: int | None, replace: bool) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--as", "as_", default="", metavar="SCOPE:NAME", help="Register what is packed as this dataset.")
 @click.option("--owner", default="", metavar="UID:GID", help="Who owns everything inside; as at the source else.")
 @click.option("--xattrs", type=click.Choice(["user", "all", "none"]), default="user", help="Which attributes are kept.")
-@click.option("--level", type=click.IntRange(1, 19), default=3, help="Effort of the compression (zstd).")
+@click.option("--level", type=click.IntRange(1, 19), default=2, help="Effort of the compression (zstd).")
 @click.option("--workers", type=click.IntRange(0), default=None, help="Processes; as many as this machine has else.")
 @click.option("--replace", is_flag=True, help="Take the place of an image that is there.")
 @dry_run

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from dls.fuse.codec import Packer, sum_of
+from dls.fuse.codec import RAW, Packer, sum_of
 from dls.fuse.foreign.archive import Archive, Context
 from dls.fuse.image import LocalFile, Source
-from dls.fuse.index import EXTENT, RAW, Index
+from dls.fuse.index import EXTENT, Index
 from dls.fuse.indexing import Making
 from dls.logistics.errors import Corrupt, Unavailable
 

@@ -54,7 +54,7 @@ class Pack:
     """`UID:GID` of everything inside; as at the source, or 0:0 where that keeps no owners."""
     xattrs: str = "user"
     """Of a folder of this machine: which extended attributes are kept: user, all, none."""
-    level: int = 3
+    level: int = 2
     """Effort of the compression (zstd), 1 to 19."""
     replace: bool = False
     """Whether what lies there may be replaced."""
