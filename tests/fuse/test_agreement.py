@@ -255,6 +255,7 @@ _times = st.one_of(st.integers(0, 1 << 32), st.integers(-(1 << 31), 1 << 33)).ma
 _leaves = st.one_of(
     st.binary(max_size=3000),
     st.integers(0, 400_000),
+    st.lists(st.booleans(), min_size=1, max_size=5).map(tuple),  # 128 KiB each: bytes, or none
     st.text(min_size=1, max_size=30).map(lambda text: "l" + text),
     st.just("hard"),
 )
@@ -282,7 +283,10 @@ def _plant(root: bytes, tree: object, files: list[bytes]) -> None:
             os.symlink(what[1:].replace("\0", "-").encode("utf-8", "surrogatepass"), path)
         else:
             with open(path, "wb") as out:
-                out.write(what if isinstance(what, bytes) else b"text " * (0 if what == "hard" else what // 5))
+                if isinstance(what, tuple):
+                    out.write(b"".join((b"part " * 26215)[: 128 << 10] if one else bytes(128 << 10) for one in what))
+                else:
+                    out.write(what if isinstance(what, bytes) else b"text " * (0 if what == "hard" else what // 5))
             files.append(path)
         os.chown(path, owner, owner, follow_symlinks=False)
         if not os.path.islink(path):

@@ -125,9 +125,7 @@ class Layout:
         self._number = number = self._number + 1
         squash_xattr, own_xattr = self._xattrs_of(item) if item.xattrs else (squashfs.NONE, -1)
         mode, uid, gid = item.mode, item.uid, item.gid
-        node = squashfs.Node(
-            mode & 0o7777, uid, gid, _seconds(item.mtime_ns), number, nlink, squash_xattr, item.mtime_ns
-        )
+        node = _node(item, number, nlink, squash_xattr)
         generation, blocks, device = own_xattr + 1 << 40, -(-item.size // 512), 0
         if kind == 8:
             type_ = squashfs.FILE
@@ -260,9 +258,7 @@ class Layout:
         item, number = folder.item, folder.number
         nlink = 2 + len(folder.folders)
         squash_xattr, own_xattr = folder.xattrs
-        node = squashfs.Node(
-            item.mode & 0o7777, item.uid, item.gid, _seconds(item.mtime_ns), number, nlink, squash_xattr, item.mtime_ns
-        )
+        node = _node(item, number, nlink, squash_xattr)
         # SquashFS gives the root a parent that no inode has.
         parent = folder.parent or self._number + 1
         block, offset, size = self.tables.folder(node, parent, self._listing(folder))
@@ -306,6 +302,11 @@ class Layout:
             self._close()
         if self._pending:
             raise AssertionError(f"folders were never closed: {list(self._pending)[:3]}")
+
+
+def _node(item: Item, number: int, nlink: int, xattr: int) -> squashfs.Node:
+    seconds = _seconds(item.mtime_ns)
+    return squashfs.Node(item.mode & 0o7777, item.uid, item.gid, seconds, number, nlink, xattr, item.mtime_ns)
 
 
 def _seconds(mtime_ns: int) -> int:
