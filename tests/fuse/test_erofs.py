@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from components import trees
+from components.http_plain import python_server
 from dls.fuse import erofs, files, source, spool, squashfs
 from dls.fuse.blocks import AS_IT_IS
 from dls.fuse.image import open_image
@@ -171,6 +172,55 @@ def test_attributes_owners_and_times(tmp_path: Path) -> None:
             if path.is_symlink():
                 assert os.readlink(path) == os.readlink(other)
         assert (shown / "sparse").read_bytes() == (made / "sparse").read_bytes()
+
+
+@root
+@pytest.mark.spec("IMAGE-16", "IMAGE-2")
+def test_attributes_over_many_blocks(tmp_path: Path) -> None:
+    """As many bytes of attributes as the form holds, of every kind of inode: they lie across borders of blocks."""
+    made = tmp_path / "tree"
+    (made / "folder").mkdir(parents=True)
+    (made / "file").write_bytes(b"with attributes")
+    (made / "sparse").touch()
+    os.truncate(made / "sparse", 500_000)
+    os.symlink("text", made / "link")
+    rng = random.Random(8)
+    sets = dict[str, dict[str, bytes]]()
+    for number, name in enumerate(("", "file", "folder", "link", "sparse")):
+        sizes = (60_001, 7, 0, 65_535) if number % 2 else (65_400, 65_535, 65_535, 65_500, 1, 2, 3)
+        sets[name] = {f"trusted.{n}": rng.randbytes(size) for n, size in enumerate(sizes)}
+
+    def keep(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
+        pairs = sets[os.path.relpath(os.fsdecode(path), made).removeprefix(".")]
+        return tuple((name.encode(), value) for name, value in pairs.items())
+
+    pack(str(made), str(tmp_path / "i.erofs"), HERE._replace(attributes=keep))
+    assert said("fsck.erofs", str(tmp_path / "i.erofs")) == ""
+    with (
+        by_kernel(tmp_path / "i.erofs", tmp_path / "by-kernel") as shown,
+        open_image(str(tmp_path / "i.erofs")) as ours,
+    ):
+        for name, pairs in sets.items():
+            assert attributes(shown / name) == pairs
+            found = ours.xattrs(ours.find(name.encode()))
+            assert {os.fsdecode(key): value for key, value in found.items()} == pairs
+        assert (shown / "sparse").read_bytes() == bytes(500_000)
+        assert os.readlink(shown / "link") == "text"
+        assert sorted(os.listdir(shown)) == ["file", "folder", "link", "sparse"]
+
+
+@pytest.mark.service
+@pytest.mark.spec("IMAGE-16", "IMAGE-12")
+def test_behind_a_store(tree: Path, image: str, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    with python_server(tmp_path / "log", Path(image).parent, exact=True) as web:
+        with open_tree(f"{web.endpoint}/nasty.erofs") as far:
+            assert far.read(far.find(b"sizes/random-131073")) == (tree / "sizes" / "random-131073").read_bytes()
+            assert len(list(far.walk())) > 1000
+        said("mkfs.erofs", "--quiet", f"{Path(image).parent}/foreign.erofs", str(tree / "a"))
+        with pytest.raises(Unsupported) as told:
+            open_tree(f"{web.endpoint}/foreign.erofs")
+        assert told.value.code == "not-readable"
 
 
 def attributes(path: Path) -> dict[str, bytes]:
@@ -352,6 +402,9 @@ def test_what_the_form_cannot_hold_is_refused(tmp_path: Path) -> None:
         tables.plain(0o644, 0, 0, 0, 1, 1, 16 << 40, NONE, 0, b"", 0)
     with pytest.raises(Unsupported) as told:
         tables.xattrs([(b"user.%d" % n, bytes(60_000)) for n in range(5)])
+    assert told.value.code == "too-many-attributes"
+    with pytest.raises(Unsupported) as told:
+        tables.xattrs([(b"user.large", bytes(65_536))])
     assert told.value.code == "too-many-attributes"
     assert tables.xattrs([(b"system.other", b"1"), (b"user.", b"1")]) == NONE
     with pytest.raises(Invalid) as wrong:

@@ -38,6 +38,8 @@ _MOST: Final = BLOCK * (_HOLE - 1)
 _SLOT: Final = 32
 _IBODY: Final = struct.Struct("<IB7x")
 _ENTRY: Final = struct.Struct("<BBH")
+_LARGEST_VALUE: Final = 0xFFFF
+"""One less than what Linux allows."""
 _LARGEST_SET: Final = _IBODY.size + 4 * 0xFFFE
 _NAMES: Final = (
     (b"user.", 1),
@@ -134,6 +136,8 @@ class Tables:
         """Add a set of extended attributes; returns its number, NONE where the format can hold none of them."""
         out = bytearray()
         for name, value in pairs:
+            if len(value) > _LARGEST_VALUE:
+                raise _too_many(f"{_LARGEST_VALUE:,} bytes in one extended attribute, here are {len(value):,}")
             for prefix, kind in _NAMES:
                 rest = name[len(prefix) :]
                 if name.startswith(prefix) and bool(rest) == prefix.endswith(b"."):
@@ -142,11 +146,7 @@ class Tables:
         if not out:
             return NONE
         if _IBODY.size + len(out) > _LARGEST_SET:
-            raise Unsupported(
-                f"EROFS holds at most {_LARGEST_SET:,} bytes of extended attributes a file, here are {len(out):,}",
-                code="too-many-attributes",
-                remedy="pack with --format squashfs, or with --xattrs none",
-            )
+            raise _too_many(f"{_LARGEST_SET:,} bytes of extended attributes a file, here are {len(out):,}")
         self._sets.add(_IBODY.pack(0, 0) + out)
         self._set_starts.append(len(self._sets))
         return len(self._set_starts) - 2
@@ -279,6 +279,14 @@ def _block(heads: Sequence[tuple[int, int]], names: Sequence[bytes]) -> bytes:
         out.append(DIRENT.pack(nid, at, kind, 0))
         at += len(name)
     return b"".join((*out, *names))
+
+
+def _too_many(what: str) -> Unsupported:
+    return Unsupported(
+        f"EROFS holds at most {what}",
+        code="too-many-attributes",
+        remedy="pack with --format squashfs, or with --xattrs none",
+    )
 
 
 def _too_large() -> Unsupported:
