@@ -22,8 +22,8 @@ from components import trees
 from components.http_plain import python_server
 from dls.fuse import erofs, files, source, spool, squashfs
 from dls.fuse.blocks import AS_IT_IS
+from dls.fuse.codec import BYTES, PARTS, RAW
 from dls.fuse.image import open_image
-from dls.fuse.index import BYTES, PARTS, RAW
 from dls.fuse.layering import compact, layer
 from dls.fuse.layers import open_stack
 from dls.fuse.opening import open_tree
