@@ -68,12 +68,13 @@ def _foreign(source: Source, stamp: str, context: Context) -> Image:
     try:
         begin = source.at(0, _BEGIN)
         if begin[:4] == b"hsqs":
-            _check_end(source, SUPER.unpack_from(begin)[12] if len(begin) >= SUPER.size else 0, "SquashFS")
+            used = SUPER.unpack_from(begin)[12] if len(begin) >= SUPER.size else 0
+            _check_end(source, used, "SquashFS", f"to read it unchecked: truncate -s {used} FILE")
             from dls.fuse.foreign.squash import open_squash
 
             return open_squash(source, stamp, context)
-        if (used := erofs.bytes_used(begin)) is not None:
-            raise _without_index(source, used)
+        if (size := erofs.bytes_used(begin)) is not None:
+            raise _without_index(source, size)
         if form := stream.form_of(begin):
             return _compressed(source, form, stamp, context)
         if tarhead.is_tar(begin) or (source.size <= _SMALL and tarhead.is_empty_tar(source.at(0, _SMALL))):
@@ -121,7 +122,8 @@ def _compressed(source: Source, form: str, stamp: str, context: Context) -> Imag
 
 def _without_index(source: Source, used: int) -> DlsError:
     """An EROFS that does not end with an index of ours: nothing of it is read."""
-    _check_end(source, used, "EROFS")
+    by_kernel = "mount -t erofs -o loop,ro FILE FOLDER"
+    _check_end(source, used, "EROFS", f"to read it unchecked: {by_kernel}")
     if source.size < used:
         return Corrupt(
             f"{source.name} is cut short: of {used:,} bytes of its EROFS there are {source.size:,}",
@@ -129,11 +131,11 @@ def _without_index(source: Source, used: int) -> DlsError:
         )  # fmt: skip
     return unreadable(
         source.name, "it is an EROFS without an index of ours",
-        "mount it with the kernel: mount -t erofs -o loop,ro FILE FOLDER; or pack what is in it: dls pack FOLDER IMAGE",
+        f"mount it with the kernel: {by_kernel}; or pack what is in it: dls pack FOLDER IMAGE",
     )  # fmt: skip
 
 
-def _check_end(source: Source, used: int, what: str) -> None:
+def _check_end(source: Source, used: int, what: str, otherwise: str) -> None:
     """What is longer than its file system had an index of ours behind it once, or has something else: without the
     index nothing would be checked, and nobody would know."""
     rest = source.size - used
@@ -143,5 +145,5 @@ def _check_end(source: Source, used: int, what: str) -> None:
         f"{source.name}: behind the {what} are {source.size - used:,} bytes that are no whole index of ours:"
         " it was cut short or is damaged",
         code="bad-image", store=source.name,
-        remedy=f"get the image again; or, to read it unchecked: truncate -s {used} FILE",
+        remedy=f"get the image again; or, {otherwise}",
     )  # fmt: skip
