@@ -141,6 +141,29 @@ def test_from_a_bucket_to_an_image_in_a_bucket_and_back(tree: Path, home: Path, 
     assert raw(home, "-q", "stage-in", "x:tree", "--to", "scratch", "--as-image").decode().strip().endswith(".sqfs")
 
 
+@pytest.mark.spec("IMAGE-16")
+def test_a_dataset_as_an_erofs(tree: Path, home: Path, tmp_path: Path) -> None:
+    """An image of either form is a replica; the same content again is not packed again, whatever its form."""
+    image = tmp_path / "i.erofs"
+    would = dls(home, "pack", tree, image, "--as", "x:tree", "--format", "erofs", "--dry-run")[-1]
+    made = dls(home, "pack", tree, image, "--as", "x:tree", "--format", "erofs")[-1]
+    assert image.read_bytes()[1024:1028] == bytes.fromhex("e2e1f5e0")
+    assert made["stored"] == image.stat().st_size <= would["most"]
+    dls(home, "pack", "x:tree", tmp_path / "j.sqfs")
+    assert (tmp_path / "j.sqfs").read_bytes()[:4] == b"hsqs"
+    assert dls(home, "pack", "x:tree", image, "--format", "squashfs")[-1]["kept"] == 51
+    assert dls(home, "verify", "x:tree", "--deep")[-1]["replicas"][0]["state"] == "complete"
+    (tmp_path / "plan.yaml").write_text(
+        f"dls: 1\nsteps:\n  one:\n    pack: x:tree\n    to: {tmp_path}/k.erofs\n    format: erofs\n"
+    )
+    dls(home, "plan", "apply", tmp_path / "plan.yaml")
+    assert (tmp_path / "k.erofs").read_bytes()[1024:1028] == bytes.fromhex("e2e1f5e0")
+    (tmp_path / "plan.yaml").write_text(
+        f"dls: 1\nsteps:\n  one:\n    pack: x:tree\n    to: {tmp_path}/l.erofs\n    format: ext4\n"
+    )
+    assert "squashfs or erofs" in str(dls(home, "plan", "check", tmp_path / "plan.yaml", status=2))
+
+
 def test_dry_runs_and_words(tree: Path, home: Path, tmp_path: Path) -> None:
     image = tmp_path / "i.sqfs"
     would = dls(home, "pack", tree, image, "--as", "x:tree", "--dry-run")[-1]

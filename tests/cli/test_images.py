@@ -54,6 +54,42 @@ def test_from_a_folder_to_a_mount_and_back(tree: Path, tmp_path: Path) -> None:
     assert done.stdout == b"7" * 100
 
 
+@pytest.mark.spec("IMAGE-16")
+def test_an_erofs_does_all_that_an_image_does(tree: Path, tmp_path: Path) -> None:
+    home, image, folder = tmp_path / "home", tmp_path / "i.erofs", tmp_path / "m"
+    packed = dls(home, "pack", tree, image, "--format", "erofs", "--workers", "2")[-1]
+    assert (packed["files"], packed["stored"]) == (50, image.stat().st_size)
+    done = subprocess.run(["fsck.erofs", image], capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
+    again = dls(home, "pack", tree, tmp_path / "again.erofs", "--format", "erofs", "--workers", "0")[-1]
+    assert again["content"] == packed["content"]
+    assert (tmp_path / "again.erofs").read_bytes() == image.read_bytes()
+    assert dls(home, "verify", image)[-1]["files"] == 50
+    folder.mkdir()
+    dls(home, "mount", image, folder)
+    try:
+        assert (folder / "a" / "f7").read_bytes() == b"7" * 100
+    finally:
+        dls(home, "umount", folder)
+    dls(home, "unpack", image, tmp_path / "out")
+    assert (tmp_path / "out" / "a" / "f7").read_bytes() == b"7" * 100
+    assert subprocess.run([DLS, "cat", image, "a/f7"], capture_output=True, check=True).stdout == b"7" * 100
+    data = bytearray(image.read_bytes())
+    data[4096] ^= 1
+    image.write_bytes(data)
+    assert dls(home, "verify", image, status=7)[-1]["code"] == "bad-image"
+    text = subprocess.run(
+        [DLS, "pack", tree, image, "--replace", "--format", "erofs"], env={**os.environ, "DLS_HOME": str(home)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "or as any EROFS" in text.stdout
+    subprocess.run(["mkfs.erofs", "--quiet", tmp_path / "foreign.erofs", tree], capture_output=True, check=True)
+    for verb in ("mount", "unpack"):
+        told = dls(home, verb, tmp_path / "foreign.erofs", folder, status=6)[-1]
+        assert told["code"] == "not-readable"
+        assert "mount -t erofs -o loop,ro" in told["remedy"]
+
+
 def test_what_goes_wrong_is_said(tree: Path, tmp_path: Path) -> None:
     home, image = tmp_path / "home", tmp_path / "i.sqfs"
     dls(home, "pack", tree, image)

@@ -1,11 +1,11 @@
-"""The tree that was packed, our mount, the kernel's mount, squashfuse's: every field and byte agree.
+"""The tree that was packed, our mount, the kernel's mounts, squashfuse's: every field and byte agree.
 
 Left out, each for its reason (`FIELDS`, `coarse`):
     %s %b %k of folders   a folder's size is what its listing takes, in each file system something else
     %b %k                 blocks allocated: holes and compression make them what the file system likes
     %i %D                 numbers of inodes and devices are each file system's own
     %A %C %B              times of access, of change and of birth are no part of a tree that is read only
-    nanoseconds           SquashFS keeps whole seconds from 1970 to 2106; our index keeps all
+    nanoseconds           SquashFS keeps whole seconds from 1970 to 2106; our index and EROFS keep all
     %n of folders         btrfs and others do not count what is inside; ext4 and we do
     names outside         an inode with names outside of the tree has fewer inside: `%n` is what is inside
 """
@@ -30,23 +30,29 @@ from hypothesis import strategies as st
 from components import tree as tree_of
 from components import trees
 from dls.fuse import mounting, source
+from dls.fuse.blocks import AS_IT_IS, EROFS
 from dls.fuse.image import open_image
 from dls.fuse.pack import Options, pack
 from dls.fuse.work import Form
 
 pytestmark = [pytest.mark.service]
 HERE = Options(workers=0, attributes=source.all_attributes)
+AS_EROFS = HERE._replace(form=AS_IT_IS)
 NOBODY = 65534
 FIELDS = "%P|%y|%m|%U|%G|%n|%l|%T@"
 """Of everything; the size of what is no folder comes with `SIZES`."""
 SIZES = "%P|%s"
 HOW = ("ours", "kernel", "squashfuse")
+EROFS_HOW = ("ours", "erofs")
+"""For images that are EROFS."""
+EXACT = ("ours", "erofs")
+"""Who keeps all of a time."""
 
 
 @contextlib.contextmanager
 def shown_by(how: str, image: str, folder: Path) -> Iterator[Path]:
     """The image, mounted by us, by the kernel or by squashfuse, for root and for everybody."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     if how == "ours":
         options = mounting.MountOptions(allow_other=True)
         keeper = mounting.in_background(image, lambda: open_image(image), str(folder), options, f"{folder}.log")
@@ -56,8 +62,8 @@ def shown_by(how: str, image: str, folder: Path) -> Iterator[Path]:
             mounting.unmount(str(folder), lazy=True)
             os.waitpid(keeper, 0)
         return
-    if how == "kernel":
-        words = ["mount", "-t", "squashfs", "-o", "loop,ro", image, folder]
+    if how in ("kernel", "erofs"):
+        words = ["mount", "-t", "squashfs" if how == "kernel" else how, "-o", "loop,ro", image, folder]
     else:
         words = ["squashfuse", "-o", "allow_other,default_permissions", image, folder]
     subprocess.run(words, check=True, capture_output=True)
@@ -94,14 +100,14 @@ def wanted(tree: Path, how: str, user: int) -> list[bytes]:
             words[4] = b"%d" % inside[path]
             row = path + b"|" + b"|".join(words)
         rows.append(row)
-    return sorted(rows) if how == "ours" else coarse(rows)
+    return sorted(rows) if how in EXACT else coarse(rows)
 
 
 def fields(root: Path, how: str, user: int) -> list[bytes]:
     """What find says of a tree, as a user."""
     said = _as(user, ["find", ".", "-printf", FIELDS + "\\0"], root)
     rows = sorted(said.split(b"\0"))
-    return rows if how == "ours" else coarse(rows)
+    return rows if how in EXACT else coarse(rows)
 
 
 def _as(user: int, words: list[str], where: Path) -> bytes:
@@ -122,7 +128,7 @@ def sizes(root: Path, user: int) -> list[bytes]:
 def archived(root: Path, user: int, how: str) -> bytes:
     """The digest of a tar of all that can be read: names, kinds, modes, owners, times, links, content."""
     words = "--format=pax --pax-option=delete=atime,delete=ctime --sort=name"
-    if how != "ours":
+    if how not in EXACT:
         words += " --mtime=@0"
     if how == "squashfuse":
         words += " --hard-dereference"  # 0.1.105 gives each name a number of its own, and says how many there are
@@ -140,12 +146,19 @@ def agree(
                 assert sizes(found, user) == sizes(tree, user), (how, user)
                 assert archived(found, user, how) == archived(tree, user, how), (how, user)
             assert trees.differences(tree, found) == "", how
-            words = {"ours": "-acnHX", "kernel": "-rlpgoDcnH", "squashfuse": "-rlpgoDcn"}[how]
+            words = {"ours": "-acnHX", "erofs": "-acnHX", "kernel": "-rlpgoDcnH", "squashfuse": "-rlpgoDcn"}[how]
             done = subprocess.run(
                 ["rsync", words, "--itemize-changes", f"{tree}/", f"{found}/"], capture_output=True, check=True
             )
             changed = [row for row in done.stdout.splitlines() if row and not row.startswith(b".d")]
             assert not changed, (how, changed[:5])
+
+
+def checked_by_fsck(image: str) -> bytes:
+    """What the file system's own program says of an EROFS: nothing where all is well."""
+    done = subprocess.run(["fsck.erofs", image], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 def opened_for_all(folder: Path) -> Path:
@@ -178,12 +191,14 @@ def packed(tree: Path, work: Path, name: str = "i.sqfs", options: Options = HERE
 def test_a_tree_of_nasty_names(work: Path) -> None:
     trees.nasty(work / "tree")
     agree(work / "tree", packed(work / "tree", work), work)
+    agree(work / "tree", packed(work / "tree", work, "i.erofs", AS_EROFS), work / "erofs", ways=EROFS_HOW)
 
 
 @pytest.mark.spec("IMAGE-2", "MOUNT-2")
 def test_everything_a_tree_may_hold(work: Path) -> None:
     tree_of.odd(work / "tree")
     agree(work / "tree", packed(work / "tree", work), work)
+    agree(work / "tree", packed(work / "tree", work, "i.erofs", AS_EROFS), work / "erofs", ways=EROFS_HOW)
 
 
 SOME_OF_USR = ("/usr/lib/python3", "/usr/share/perl", "/usr/share/zoneinfo", "/usr/share/terminfo", "/usr/include")
@@ -240,6 +255,7 @@ _times = st.one_of(st.integers(0, 1 << 32), st.integers(-(1 << 31), 1 << 33)).ma
 _leaves = st.one_of(
     st.binary(max_size=3000),
     st.integers(0, 400_000),
+    st.lists(st.booleans(), min_size=1, max_size=5).map(tuple),  # 128 KiB each: bytes, or none
     st.text(min_size=1, max_size=30).map(lambda text: "l" + text),
     st.just("hard"),
 )
@@ -267,7 +283,10 @@ def _plant(root: bytes, tree: object, files: list[bytes]) -> None:
             os.symlink(what[1:].replace("\0", "-").encode("utf-8", "surrogatepass"), path)
         else:
             with open(path, "wb") as out:
-                out.write(what if isinstance(what, bytes) else b"text " * (0 if what == "hard" else what // 5))
+                if isinstance(what, tuple):
+                    out.write(b"".join((b"part " * 26215)[: 128 << 10] if one else bytes(128 << 10) for one in what))
+                else:
+                    out.write(what if isinstance(what, bytes) else b"text " * (0 if what == "hard" else what // 5))
             files.append(path)
         os.chown(path, owner, owner, follow_symlinks=False)
         if not os.path.islink(path):
@@ -275,15 +294,28 @@ def _plant(root: bytes, tree: object, files: list[bytes]) -> None:
         os.utime(path, ns=(0, time), follow_symlinks=False)
 
 
+FORMS = [
+    Form(),
+    Form(4096, 100, 500),
+    Form(1 << 20, 4096, 64 << 10),
+    AS_IT_IS,
+    AS_IT_IS._replace(block=4096),
+    AS_IT_IS._replace(block=1 << 20),
+]
+
+
 @pytest.mark.timeout(3600)
-@pytest.mark.spec("IMAGE-1", "IMAGE-2", "MOUNT-2")
+@pytest.mark.spec("IMAGE-1", "IMAGE-2", "IMAGE-16", "MOUNT-2")
 @settings(max_examples=60 if os.environ.get("DLS_FAULTS") == "full" else 20)
-@given(tree=_tree, form=st.sampled_from([Form(), Form(4096, 100, 500), Form(1 << 20, 4096, 64 << 10)]))
+@given(tree=_tree, form=st.sampled_from(FORMS))
 def test_any_tree(tree: object, form: Form, tmp_path_factory: pytest.TempPathFactory) -> None:
     work = opened_for_all(tmp_path_factory.mktemp("any"))
     try:
         _plant(os.fsencode(work) + b"/tree", tree, [])
-        agree(work / "tree", packed(work / "tree", work, options=HERE._replace(form=form)), work)
+        image = packed(work / "tree", work, options=HERE._replace(form=form))
+        agree(work / "tree", image, work, ways=EROFS_HOW if form.image == EROFS else HOW)
+        if form.image == EROFS:
+            assert checked_by_fsck(image) == b""
     finally:
         subprocess.run(["chmod", "-R", "u+rwX", work / "tree"], check=True)
         shutil.rmtree(work)
@@ -292,8 +324,9 @@ def test_any_tree(tree: object, form: Form, tmp_path_factory: pytest.TempPathFac
 # ------------------------------------------------------------------------------------------------- the same bytes
 
 
+@pytest.mark.parametrize("form", [Form(), AS_IT_IS], ids=["squashfs", "erofs"])
 @pytest.mark.spec("IMAGE-1")
-def test_two_packs_are_the_same_bytes(work: Path) -> None:
+def test_two_packs_are_the_same_bytes(work: Path, form: Form) -> None:
     """Under another umask, locale, time zone, user, folder, number of workers, order of creation."""
     trees.nasty(work / "tree", special=False)
     for one in (work / "tree").rglob("*"):
@@ -316,7 +349,7 @@ def test_two_packs_are_the_same_bytes(work: Path) -> None:
             ("tree", 0o027, 3, 0, "C.UTF-8", "Pacific/Chatham"),
         ]
     ):
-        path = out / f"{n}.sqfs"
+        path = out / f"{n}.{form.image}"
         child = os.fork()
         if child == 0:
             status = 1
@@ -330,7 +363,7 @@ def test_two_packs_are_the_same_bytes(work: Path) -> None:
                     os.setgroups([])
                     os.setgid(user)
                     os.setuid(user)
-                pack(str(work / tree), str(path), Options(workers=workers, attributes=source.user_attributes))
+                pack(str(work / tree), str(path), Options(form, workers, attributes=source.user_attributes))
                 status = 0
             finally:
                 os._exit(status)

@@ -227,6 +227,7 @@ ACTIONS: dict[str, st.SearchStrategy[Any]] = {
         st.sampled_from(["user", "all", "none"]),
         st.integers(1, 19),
         st.booleans(),
+        st.sampled_from(["squashfs", "erofs"]),
     ),
     "stage-out": st.builds(StageOut, whats, sites | paths, st.just("") | ids),
     "verify": st.builds(Verify, versions, st.just("") | sites, st.booleans()),

@@ -30,7 +30,7 @@ ALL = (
     Register("x:data", "/src", "A title", "ä note"),
     StageIn("x:data@2", "scratch", "P1D"),
     StageOut("./a b\n", "s3://b/c", "x:out"),
-    Pack("x:data", "/archive/i.sqfs", "x:out", "0:0", "all", 7, replace=True),
+    Pack("x:data", "/archive/i.sqfs", "x:out", "0:0", "all", 7, replace=True, form="erofs"),
     Verify("x:data", "scratch", deep=True),
     Compute(("sh", "-c", "cat {in}"), "scratch", ("x:a", "x:b"), "x:out", "PT5M"),
     Release("01J0000000000000000000000R"),

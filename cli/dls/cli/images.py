@@ -41,9 +41,12 @@ def opened(image: str, *, cache_folder: str = "", cache_bytes: int = 0, front: F
     return tree
 
 
-def packing(*, owner: str, xattrs: str, level: int, workers: int | None, replace: bool) -> Options:
+def packing(
+    *, owner: str, xattrs: str, level: int, workers: int | None, replace: bool, form: str = "squashfs"
+) -> Options:
     """How to pack, from the words of a command."""
     needs()
     from dls.fuse.pack import asked
 
-    return asked(owner=owner, xattrs=xattrs, level=level, workers=-1 if workers is None else workers, replace=replace)
+    count = -1 if workers is None else workers
+    return asked(owner=owner, xattrs=xattrs, level=level, workers=count, replace=replace, form=form)

@@ -29,6 +29,11 @@ ROW: Final = struct.Struct("<IIIIIQ")
 in the shared block, `inside` (the same, or where its part is), sum of its part, bytes that are not stored."""
 
 
+SQUASHFS: Final = "squashfs"
+EROFS: Final = "erofs"
+_ALIGNED: Final = 4096
+
+
 class Form(NamedTuple):
     """The shape of an image's data."""
 
@@ -39,6 +44,22 @@ class Form(NamedTuple):
     shared: int = 32 << 10
     """A shared block takes no further file from here on."""
     level: int = LEVEL
+    image: str = SQUASHFS
+    """The file system that the image is for the kernel."""
+
+    @property
+    def shown(self) -> str:
+        """The name of that file system, for people."""
+        return "EROFS" if self.image == EROFS else "SquashFS"
+
+    @property
+    def align(self) -> int:
+        """Blocks begin at multiples of this."""
+        return _ALIGNED if self.image == EROFS else 1
+
+
+AS_IT_IS: Final = Form(small=0, shared=0, level=0, image=EROFS)
+"""EROFS: no block is compressed, and no file shares one."""
 
 
 class Packed(NamedTuple):
@@ -113,8 +134,12 @@ class Blocks:
         self._stored.append(len(data) | marks)
         self._sums.append(sum_of(data))
         self.data.append(data)
+        if self._form.image == EROFS:
+            self.data.append(bytes(-len(data) % _ALIGNED))
 
     def _framed(self, plain: bytes) -> tuple[bytes, int]:
+        if self._form.image == EROFS:
+            return plain, RAW
         frame, size = self._packer.one(plain), len(plain)
         if len(frame) >= size:
             return plain, RAW

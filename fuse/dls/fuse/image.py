@@ -204,7 +204,7 @@ def index_size(end: bytes, source: Source) -> int:
 def matched(source: Source, index: Index) -> Image:
     """The image, if the index is its own; Corrupt otherwise."""
     said = index.header.image
-    begin = digests.text(digests.of(source.at(0, SUPER.size)))
+    begin = digests.text(digests.of(source.at(said.get("at", 0), SUPER.size)))
     if said.get("bytes") != source.size - len(index.data) or begin != said.get("super"):
         raise Corrupt(
             f"the index in {source.name} belongs to another image", code="bad-image", remedy="get the image again"

@@ -47,7 +47,8 @@ class Header:
     """What the end of an index says about all of it."""
 
     image: dict[str, Any]
-    """What it belongs to: `bytes` of the image, `super` (digest of its first 96 bytes), `block` size."""
+    """What it belongs to: `bytes` of the image, `super` (digest of the first 96 bytes of its superblock), `at` (where
+    that begins, if not with the image), `block` size."""
     counts: dict[str, int]
     root: int
     """Position of the root's record."""
@@ -76,7 +77,7 @@ class Header:
             header = cls(**{name: found[name] for name in cls.__slots__})
             numbers = [header.root, header.space, header.slots, *header.counts.values()]
             numbers += [n for pair in header.sections.values() for n in pair]
-            numbers += [header.image["bytes"], header.image["block"]]
+            numbers += [header.image["bytes"], header.image["block"], header.image.get("at", 0)]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
             raise damaged("its header cannot be read") from exc
         if not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers) or not isinstance(header.digests, dict):

@@ -24,7 +24,7 @@ from dls.logistics import digest as digests
 from dls.logistics import names
 from dls.logistics.errors import Conflict, NotFound, Unsupported
 
-ENDINGS: Final = (".sqfs", ".squashfs")
+ENDINGS: Final = (".sqfs", ".squashfs", ".erofs")
 """Only names that end so are taken apart at a plus sign."""
 
 
@@ -36,7 +36,7 @@ class Below(NamedTuple):
     content: str
     """Of its own manifest."""
     super: str
-    """Digest of its first 96 bytes."""
+    """Digest of the first 96 bytes of its superblock."""
     header: str
     """Digest of the header of its index, which covers all of it."""
 

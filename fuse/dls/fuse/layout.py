@@ -12,10 +12,11 @@ from typing import Any, Final, NamedTuple
 
 from dls.fuse import records, squashfs
 from dls.fuse.blocks import Form
-from dls.fuse.codec import Packer, sum_of
+from dls.fuse.codec import sum_of
 from dls.fuse.index import EXTENT, Names, frame_packer
 from dls.fuse.source import Item
 from dls.fuse.spool import Row, Rows, Spool
+from dls.fuse.tables import Tables, tables_for
 from dls.logistics import names
 from dls.logistics.errors import Unsupported
 
@@ -76,10 +77,10 @@ class Layout:
 
     def __init__(
         self, form: Form, spools: Callable[[], Spool], blocks: Spool, counts: dict[Any, int],
-        tables: squashfs.Tables | None = None,
+        tables: Tables | None = None,
     ) -> None:  # fmt: skip
         self._form, self._spools, self._blocks = form, spools, blocks
-        self.tables = tables or squashfs.Tables(form.block, Packer(form.level), spools)
+        self.tables = tables or tables_for(form, spools)
         self.names = Names(spools())
         self.frames, self.frame_data = spools(), spools()
         self.space = records.Space(self._frame)
@@ -124,7 +125,7 @@ class Layout:
         self._number = number = self._number + 1
         squash_xattr, own_xattr = self._xattrs_of(item) if item.xattrs else (squashfs.NONE, -1)
         mode, uid, gid = item.mode, item.uid, item.gid
-        node = squashfs.Node(mode & 0o7777, uid, gid, _seconds(item.mtime_ns), number, nlink, squash_xattr)
+        node = _node(item, number, nlink, squash_xattr)
         generation, blocks, device = own_xattr + 1 << 40, -(-item.size // 512), 0
         if kind == 8:
             type_ = squashfs.FILE
@@ -175,7 +176,7 @@ class Layout:
             if not 0 <= seconds <= _SMALL:
                 seconds = _seconds(mtime_ns)
             sizes = array("I", sizes_of(place)).tobytes() if own else b""
-            at, inode = plain(mode & 0o7777, uid, gid, seconds, number, size, start, fragment, offset, sizes)
+            at, inode = plain(mode & 0o7777, uid, gid, seconds, number, size, start, fragment, offset, sizes, mtime_ns)
             folder.rows.add(
                 (path[cut_at:], at, inode, number, squashfs.FILE, size, mtime_ns, mode, uid, gid, first, shared, inside)
             )
@@ -191,6 +192,7 @@ class Layout:
         prefix = path + b"/" if path else b""
         rows = self._spools
         folder = _Folder(item, self._number, above, prefix, Rows(rows), [], self._xattrs_of(item))
+        self.tables.begin(self._number, folder.xattrs[0])
         if item.empty:
             self._stack.append(folder)
             self._close()
@@ -256,9 +258,7 @@ class Layout:
         item, number = folder.item, folder.number
         nlink = 2 + len(folder.folders)
         squash_xattr, own_xattr = folder.xattrs
-        node = squashfs.Node(
-            item.mode & 0o7777, item.uid, item.gid, _seconds(item.mtime_ns), number, nlink, squash_xattr
-        )
+        node = _node(item, number, nlink, squash_xattr)
         # SquashFS gives the root a parent that no inode has.
         parent = folder.parent or self._number + 1
         block, offset, size = self.tables.folder(node, parent, self._listing(folder))
@@ -302,6 +302,11 @@ class Layout:
             self._close()
         if self._pending:
             raise AssertionError(f"folders were never closed: {list(self._pending)[:3]}")
+
+
+def _node(item: Item, number: int, nlink: int, xattr: int) -> squashfs.Node:
+    seconds = _seconds(item.mtime_ns)
+    return squashfs.Node(item.mode & 0o7777, item.uid, item.gid, seconds, number, nlink, xattr, item.mtime_ns)
 
 
 def _seconds(mtime_ns: int) -> int:

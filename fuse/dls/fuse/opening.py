@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from dls.fuse import erofs
 from dls.fuse.foreign import stream, tarhead
 from dls.fuse.foreign.archive import Context, unreadable
 from dls.fuse.image import Image, LocalFile, Source, open_image
@@ -18,7 +19,7 @@ from dls.fuse.index import FOOTER, MAGIC
 from dls.fuse.remote import LIMIT as LIMIT
 from dls.fuse.remote import RemoteFile, image_in, stored_at
 from dls.fuse.squashfs import SUPER
-from dls.logistics.errors import Corrupt, Invalid
+from dls.logistics.errors import Corrupt, DlsError, Invalid
 from dls.logistics.transfer.progress import Progress
 from dls.logistics.url import parse
 
@@ -67,10 +68,13 @@ def _foreign(source: Source, stamp: str, context: Context) -> Image:
     try:
         begin = source.at(0, _BEGIN)
         if begin[:4] == b"hsqs":
-            _check_end(source, begin)
+            used = SUPER.unpack_from(begin)[12] if len(begin) >= SUPER.size else 0
+            _check_end(source, used, "SquashFS", f"to read it unchecked: truncate -s {used} FILE")
             from dls.fuse.foreign.squash import open_squash
 
             return open_squash(source, stamp, context)
+        if (size := erofs.bytes_used(begin)) is not None:
+            raise _without_index(source, size)
         if form := stream.form_of(begin):
             return _compressed(source, form, stamp, context)
         if tarhead.is_tar(begin) or (source.size <= _SMALL and tarhead.is_empty_tar(source.at(0, _SMALL))):
@@ -116,16 +120,30 @@ def _compressed(source: Source, form: str, stamp: str, context: Context) -> Imag
     return open_tar(source, form, stamp, context)
 
 
-def _check_end(source: Source, begin: bytes) -> None:
-    """What is longer than its SquashFS had an index of ours behind it once, or has something else: without the index
-    nothing would be checked, and nobody would know."""
-    used = SUPER.unpack_from(begin)[12] if len(begin) >= SUPER.size else 0
+def _without_index(source: Source, used: int) -> DlsError:
+    """An EROFS that does not end with an index of ours: nothing of it is read."""
+    by_kernel = "mount -t erofs -o loop,ro FILE FOLDER"
+    _check_end(source, used, "EROFS", f"to read it unchecked: {by_kernel}")
+    if source.size < used:
+        return Corrupt(
+            f"{source.name} is cut short: of {used:,} bytes of its EROFS there are {source.size:,}",
+            code="bad-image", store=source.name, remedy="get the image again",
+        )  # fmt: skip
+    return unreadable(
+        source.name, "it is an EROFS without an index of ours",
+        f"mount it with the kernel: {by_kernel}; or pack what is in it: dls pack FOLDER IMAGE",
+    )  # fmt: skip
+
+
+def _check_end(source: Source, used: int, what: str, otherwise: str) -> None:
+    """What is longer than its file system had an index of ours behind it once, or has something else: without the
+    index nothing would be checked, and nobody would know."""
     rest = source.size - used
     if rest <= 0 or (rest <= _PADDING and not source.at(used, rest).strip(b"\0")):
         return
     raise Corrupt(
-        f"{source.name}: behind the SquashFS are {source.size - used:,} bytes that are no whole index of ours:"
+        f"{source.name}: behind the {what} are {source.size - used:,} bytes that are no whole index of ours:"
         " it was cut short or is damaged",
         code="bad-image", store=source.name,
-        remedy=f"get the image again; or, to read it unchecked: truncate -s {used} FILE",
+        remedy=f"get the image again; or, {otherwise}",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Packs a tree into an image: a SquashFS that any kernel mounts, and our index behind it.
+"""Packs a tree into an image: a SquashFS (or EROFS) that any kernel mounts, and our index behind it.
 
 One process decides — names, places, tables — while workers read, hash, compress and write (`dls.fuse.work`).  Memory is
 bounded: tables go to nameless files beside the image as they grow.  The image appears under its name complete,
@@ -17,8 +17,8 @@ from functools import cache
 from itertools import chain, islice
 from typing import Any, Final, NamedTuple
 
-from dls.fuse import leftovers, squashfs
-from dls.fuse.blocks import Form
+from dls.fuse import leftovers
+from dls.fuse.blocks import AS_IT_IS, EROFS, SQUASHFS, Form
 from dls.fuse.codec import LEVEL, sum_of
 from dls.fuse.image import open_image
 from dls.fuse.index import EXTENT, PAGE, Header, Index, Out, mapped
@@ -27,6 +27,7 @@ from dls.fuse.origin import FolderOrigin, Origin
 from dls.fuse.road import Road, hands_for
 from dls.fuse.source import Attributes, all_attributes, no_attributes, user_attributes
 from dls.fuse.spool import Spool
+from dls.fuse.squashfs import SUPER
 from dls.logistics import digest as digests
 from dls.logistics.errors import Exists, Invalid
 from dls.logistics.manifest import Manifest, SegmentRef
@@ -61,14 +62,19 @@ _ATTRIBUTES: Final = {"user": user_attributes, "all": all_attributes, "none": no
 
 
 def asked(
-    *, owner: str = "", xattrs: str = "user", level: int = LEVEL, workers: int = -1, replace: bool = False
-) -> Options:
-    """How to pack, from words: `owner` UID:GID or none, `xattrs` user, all or none; Invalid where one is wrong."""
+    *, owner: str = "", xattrs: str = "user", level: int = LEVEL, workers: int = -1, replace: bool = False,
+    form: str = SQUASHFS,
+) -> Options:  # fmt: skip
+    """How to pack, from words: `owner` UID:GID or none, `xattrs` user, all or none, `form` squashfs or erofs (which is
+    not compressed, at whatever level); Invalid where one is wrong."""
     if xattrs not in _ATTRIBUTES:
         raise Invalid(f"xattrs {xattrs!r}", code="bad-usage", remedy="write user, all or none")
     if not 1 <= level <= 19:
         raise Invalid(f"a level of {level}", code="bad-usage", remedy="give 1 to 19")
-    return Options(Form(level=level), workers, _owner(owner), _ATTRIBUTES[xattrs], replace=replace)
+    if form not in (SQUASHFS, EROFS):
+        raise Invalid(f"format {form!r}", code="bad-usage", remedy="write squashfs or erofs")
+    shape = AS_IT_IS if form == EROFS else Form(level=level)
+    return Options(shape, workers, _owner(owner), _ATTRIBUTES[xattrs], replace=replace)
 
 
 def _owner(text: str) -> tuple[int, int] | None:
@@ -269,7 +275,7 @@ class _Making:
         layout = self.layout
         block, offset, root = layout.root
         head = layout.tables.finish((block, offset), self._at, self._write)
-        superblock = squashfs.SUPER.pack(*head)
+        superblock = head.encode()
         self._write(bytes(-self._at % PAGE))
         base = self._at
         space = layout.space.finish()
@@ -296,13 +302,14 @@ class _Making:
         opened = cache(lambda: open_image(os.fsdecode(self._path)))
         manifest = Manifest(refs, lambda digest: opened().manifest.load(digest))
         out.whole("refs", manifest.encode_refs())
-        image = {"bytes": base, "super": digests.text(digests.of(superblock)), "block": head.block}
+        begin = digests.text(digests.of(superblock[: SUPER.size]))
+        image = {"bytes": base, "super": begin, "block": head.block, **({"at": head.at} if head.at else {})}
         form, below = self._options.form, {"below": self._options.below} if self._options.below else {}
         header = Header(
             image, {**layout.kinds, "bytes": manifest.size, "blocks": len(self._blocks) // EXTENT.size}, root, space,
             layout.names.slots, out.sections, out.digests, {"by": "dls", "format": 1, **form._asdict(), **below},
         )  # fmt: skip
         out.end(header)
-        os.pwrite(self._fd, superblock, 0)
+        os.pwrite(self._fd, superblock, head.at)
         Index(mapped(self._fd, base, self._at - base)).check()
         return Result(manifest, self._at, self._at - base, manifest.files, self._twice, 0.0)

@@ -122,7 +122,7 @@ class Road:
         self._to_place: deque[_Job] = deque()
         self._load = dict.fromkeys(map(id, hands), 0)
         self._number = 0
-        self.at = squashfs.SUPER.size
+        self.at = max(form.align, squashfs.SUPER.size)
         """Where the next block goes."""
         self.count = 0
         """Blocks so far."""
@@ -256,7 +256,8 @@ class Road:
         assert packed is not None
         start, at, base = self.at, self.at, self.count
         sizes, sums, shared = array("I", packed.stored), array("I", packed.sums), array("I", packed.shared)
-        starts = list(accumulate([stored & BYTES for stored in sizes], initial=at))
+        pad = self._form.align - 1
+        starts = list(accumulate([(stored & BYTES) + (-stored & pad) for stored in sizes], initial=at))
         at = starts.pop()
         self._blocks.add(b"".join(map(EXTENT.pack, starts, sizes, sums)))
         self.at, self.count = at, base + len(sizes)

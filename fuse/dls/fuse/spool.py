@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import marshal
 import os
 import tempfile
@@ -45,6 +46,15 @@ class Spool:
         view.release()
         self._size += len(self._held)
         self._held.clear()
+
+    def put(self, offset: int, data: bytes) -> None:
+        """Write over what is there already from `offset` on."""
+        away = max(0, min(len(data), self._size - offset))
+        if away and os.pwrite(self._fd, data[:away], offset) != away:
+            raise OSError(errno.ENOSPC, "a part of a table could not be written")
+        if away < len(data):
+            start = offset + away - self._size
+            self._held[start : start + len(data) - away] = data[away:]
 
     def __len__(self) -> int:
         return self._size + len(self._held)

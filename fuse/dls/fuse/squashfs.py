@@ -70,6 +70,15 @@ class Super(NamedTuple):
     fragment_table: int
     export_table: int
 
+    @property
+    def at(self) -> int:
+        """Where it begins in the image."""
+        return 0
+
+    def encode(self) -> bytes:
+        """As it is stored."""
+        return SUPER.pack(*self)
+
 
 class Node(NamedTuple):
     """What every inode has."""
@@ -84,6 +93,8 @@ class Node(NamedTuple):
     """From 1, unique."""
     nlink: int
     xattr: int = NONE
+    mtime_ns: int = 0
+    """All of the time; SquashFS keeps `mtime` of it."""
 
 
 class Where(NamedTuple):
@@ -226,7 +237,7 @@ class Tables:
 
     def plain(
         self, mode: int, uid: int, gid: int, mtime: int, number: int, size: int, start: int, fragment: int, offset: int,
-        sizes: bytes,
+        sizes: bytes, mtime_ns: int,
     ) -> tuple[int, int]:  # fmt: skip
         """As `file`, for most of them: one name, no attributes, no holes, small numbers; `sizes` as they are stored."""
         ids, table = self._ids, self._inodes
@@ -258,6 +269,9 @@ class Tables:
         is_device = kind - (EXTENDED if long else 0) in (BLOCK_DEVICE, CHAR_DEVICE)
         data = _DEV.pack(*head, device) if is_device else _IPC.pack(*head)
         return self._add(data + (_U32.pack(node.xattr) if long else b""), node.mtime)
+
+    def begin(self, number: int, xattr: int) -> None:
+        """A folder comes: all of it is written by `folder`."""
 
     def folder(
         self, node: Node, parent: int, entries: Iterator[tuple[bytes, int, int, int, int]]

@@ -130,11 +130,12 @@ def pack(
     xattrs: str = "user",
     level: int = 2,
     replace: bool = False,
+    form: str = "squashfs",
     name: str = "",
     after: After = (),
 ) -> Made:
-    """Put a dataset, or what lies at an address, into one image."""
-    action = Pack(str(what), to, as_, owner, xattrs, level, replace)
+    """Put a dataset, or what lies at an address, into one image; `form`: squashfs or erofs."""
+    action = Pack(str(what), to, as_, owner, xattrs, level, replace, form)
     return Made(_here().add(action, name, after, what), as_ or str(what))
 
 

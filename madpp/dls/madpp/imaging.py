@@ -33,9 +33,14 @@ _NAME: Final = 195
 """The most a record of a name takes in an image, about, beside the name: 152 bytes of it before compression."""
 
 
-def size_of(manifest: Manifest) -> int:
+_PAGE: Final = 4096
+"""What the end of a file and a folder take in an EROFS at most, each."""
+
+
+def size_of(manifest: Manifest, form: str = "squashfs") -> int:
     """A bound for the bytes of an image of this: nothing compressed, every name as long as names are."""
-    return manifest.size + _NAME * manifest.entries + (1 << 20)
+    name = _NAME + (2 * _PAGE if form == "erofs" else 0)  # every file in a folder of its own, as far as is known
+    return manifest.size + name * manifest.entries + (1 << 20)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from dls.logistics.transfer.progress import Progress
 
 
-ARCHIVES = (".sqfs", ".squashfs", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".rar", ".ext4", ".img")
+ARCHIVES = (
+    *(".sqfs", ".squashfs", ".erofs", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".rar", ".ext4", ".img"),
+)
 """What a file that holds a tree is often called; any other is named by a path."""
 
 

@@ -58,6 +58,8 @@ class Pack:
     """Effort of the compression (zstd), 1 to 19."""
     replace: bool = False
     """Whether what lies there may be replaced."""
+    form: str = "squashfs"
+    """`squashfs`, or `erofs`, which is not compressed."""
     name: ClassVar[str] = "pack"
 
     def check(self, context: Context) -> list[DlsError]:
@@ -107,7 +109,7 @@ class Pack:
         installed.check()
         from dls.fuse.pack import asked
 
-        return asked(owner=self.owner, xattrs=self.xattrs, level=self.level)
+        return asked(owner=self.owner, xattrs=self.xattrs, level=self.level, form=self.form)
 
     # --------------------------------------------------------------------------------------------- doing
 
@@ -133,7 +135,7 @@ class Pack:
             "to": work.final,
             "files": found.files,
             "bytes": found.size,
-            "most": imaging.size_of(found),
+            "most": imaging.size_of(found, self.form),
             "route": list(dict.fromkeys([first.text, shown(url.parse(work.final))])),
             "in_place": attested.look(context, work.final, work.wanted).state is State.RIGHT,
             "eta": copying.estimate(context, (first.end, "packing"), found.size, found.files),

@@ -248,6 +248,7 @@ KINDS: Final = (
             Field("xattrs", "xattrs", TEXT, "of a folder: which attributes are kept: user, all, none", "user"),
             Field("level", "level", COUNT, "effort of the compression, 1 to 19", "3"),
             Field("replace", "replace", FLAG, "what lies there may be replaced", "true"),
+            Field("format", "form", TEXT, "squashfs, or erofs, which is not compressed", "erofs"),
         ),
     ),
     Kind(
