@@ -22,8 +22,9 @@ from components.nginx import HttpService, nginx
 from components.proxy import Proxy
 from components.s3_rclone import rclone_s3
 from dls.fuse import mounting, source
+from dls.fuse.beside import open_beside
 from dls.fuse.cache import Cache
-from dls.fuse.image import Image
+from dls.fuse.image import Image, open_image
 from dls.fuse.pack import Options, pack
 from dls.fuse.remote import PIECE, RemoteFile, open_remote
 from dls.logistics.credentials import S3Credentials
@@ -585,3 +586,22 @@ def test_requests_through_a_mount(broad: tuple[Path, bytes], tmp_path: Path, rng
         requests, size = counted(at_random)
         assert requests <= 60
         assert size <= (20 + 48 + 8 * 20) * PIECE  # neighbours come along, as IMAGE-12 bounds them
+
+
+@pytest.mark.spec("MOUNT-9")
+def test_images_side_by_side_say_what_has_to_be_waited_for(
+    wide: Store, broad: tuple[Path, bytes], tmp_path: Path
+) -> None:
+    near = tmp_path / "near.sqfs"
+    near.write_bytes(broad[1])
+    with open_beside(
+        [(b"far", lambda: open_remote(again(wide), b"i.sqfs")), (b"near", lambda: open_image(str(near)))]
+    ) as both:
+        assert both.far
+        assert both.ready(both.root, 0)
+        here, there = both.find(b"near/large"), both.find(b"far/large")
+        both.read(here, 0, 4096)
+        assert both.ready(here.node, 0)
+        assert not both.ready(there.node, 20 << 20)
+        both.read(there, 20 << 20, (20 << 20) + 4096)
+        assert both.ready(there.node, 20 << 20)

@@ -54,6 +54,7 @@ class Joined(Tree):
         }
         self.attributed = any(tree.attributed for tree in trees)
         self.forks = all(tree.forks for tree in trees)
+        self.far = any(tree.far for tree in trees)
 
     # ------------------------------------------------------------------------------- made up by each kind
 
@@ -185,6 +186,13 @@ class Joined(Tree):
         """The bytes `start … stop-1` of a file."""
         tree, own = self._own(attr)
         return tree.pieces(own, start, stop)
+
+    def ready(self, node: int, start: int) -> bool:
+        """Whether bytes of a file from `start` on come without waiting."""
+        number = node >> self._shift
+        if not number:
+            return self.trees[0].ready(node, start)
+        return bool(node & self._made) or self._tree(number).ready(node & self._mask, start)
 
     def text(self, link: Attr) -> bytes:
         """The text of a symbolic link."""
