@@ -127,6 +127,7 @@ def _turn(bench: Bench, outcome: Outcome, number: int) -> None:
     if outcome.problem:
         print(f"    failed: {outcome.problem}", file=sys.stderr, flush=True)
     if not bench.keep and not bench.rerun:
-        shutil.rmtree(turn.target, ignore_errors=True)
-        if bench.made is not None:
-            shutil.rmtree(bench.made(turn), ignore_errors=True)
+        for made in (turn.target, *([bench.made(turn)] if bench.made is not None else [])):
+            shutil.rmtree(made, ignore_errors=True)
+            if made.is_file():
+                made.unlink()
