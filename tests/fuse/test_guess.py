@@ -15,6 +15,8 @@ class Counting(Tree):  # only what a guess uses
         self.asked.append(node)
         if node == 13:
             raise Corrupt("damaged", code="bad-image")
+        if node == 15:
+            raise ValueError("what no writer of ours makes")
         return None if node == 14 else [b"content of %d" % node]
 
 
@@ -52,9 +54,10 @@ def test_what_does_not_fit_or_was_not_looked_up_last_is_read_as_ever() -> None:
     guess.looked(13)
     guess.prepare()
     assert guess.taken(13, 4096) is None
-    guess.looked(14)
-    guess.prepare()
-    assert guess.taken(14, 4096) is None
+    for node in (14, 15):
+        guess.looked(node)
+        guess.prepare()
+        assert guess.taken(node, 4096) is None
 
 
 def test_where_files_are_only_looked_at_nothing_is_made_ready() -> None:

@@ -159,11 +159,11 @@ def looked(opener: Opener) -> Tree | None:
 
 
 def serve(
-    opener: Opener, folder: str, fd: int, options: MountOptions, told: Callable[[str], None], tree: Tree | None = None
+    opener: Opener, folder: str, fd: int, options: MountOptions, told: Callable[[str], None], tree: Tree | None
 ) -> None:
     """Keep a mount until it is gone: start servers, replace those that die, unmount on the way out.
 
-    `tree` is what was `looked` at, and is not opened again.
+    `tree` is what was `looked` at: servers that come later serve what was mounted, even if its file is gone by then.
     """
     _Keeper(opener, real(folder), fd, options, told, tree).run()
 
@@ -190,8 +190,6 @@ class _Keeper:
             signal.signal(number, self._asked)
         self._heard = time.monotonic()
         try:
-            if self._tree is None:  # servers that come later serve what was mounted, even if its file is gone by then
-                self._tree = looked(self._opener)
             for slot in range(self._options.servers):
                 self._start(slot)
             while self._children:
