@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -10,6 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from dls.cli.commands.compact import compact as compact_command
+from dls.cli.commands.layer import layer as layer_command
+from dls.cli.commands.pack import pack as pack_command
+from dls.fuse.codec import LEVEL
+from dls.madpp import build
+from dls.madpp.actions.pack import Pack
 
 pytestmark = pytest.mark.service
 DLS = Path(sys.executable).parent / "dls"
@@ -127,3 +135,14 @@ def test_as_mount_and_fstab_call_it(tree: Path, tmp_path: Path) -> None:
         assert (folder / "a" / "f7").read_bytes() == b"7" * 100
     finally:
         dls(home, "umount", folder)
+
+
+def test_one_level_is_the_default_everywhere() -> None:
+    """The commands and plans start without the library that compresses, so the number stands in each of them."""
+    found = {
+        command.name: next(option.default for option in command.params if option.name == "level")
+        for command in (pack_command, layer_command, compact_command)
+    }
+    assert found == dict.fromkeys(("pack", "layer", "compact"), LEVEL)
+    assert Pack("a", "b").level == LEVEL
+    assert inspect.signature(build.pack).parameters["level"].default == LEVEL

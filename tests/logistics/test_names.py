@@ -25,6 +25,16 @@ def test_check_agrees_with_the_definition(key: bytes) -> None:
         assert told.value.code == "bad-name"
 
 
+@given(st.lists(st.one_of(keys(), st.binary(max_size=6), st.text("./a-dls\0", max_size=8).map(str.encode)), max_size=5))
+def test_many_at_once_are_judged_like_each(some: list[bytes]) -> None:
+    if all(map(legal, some)):
+        names.check_all(some)
+    else:
+        with pytest.raises(Invalid) as told:
+            names.check_all(some)
+        assert told.value.facts["key"] == names.show(next(key for key in some if not legal(key)))
+
+
 @pytest.mark.parametrize("key", ODD)
 def test_odd_names_are_legal(key: bytes) -> None:
     assert names.check(key) == key
