@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from components import trees
 from components.loopdisk import loop_disk
-from dls.fuse import source, spool
+from dls.fuse import records, source, spool
 from dls.fuse.blocks import INSIDE, Form
 from dls.fuse.codec import PARTS
 from dls.fuse.image import open_image
+from dls.fuse.index import Header
 from dls.fuse.pack import Options, pack
 from dls.fuse.unpack import unpack
 from dls.logistics import segment
@@ -406,6 +407,42 @@ def _runs(rng: random.Random) -> list[bytes]:
         body = rng.choice((rng.randbytes(900), b"%d words and words " % n * 40, b"\0\0\0\0\1" * 300, b"", b"x"))
         out.append(head + body + head * rng.randrange(3))
     return [*out, b"a", b"\0" * 4000, b"z" * (16 << 10), rng.randbytes(16 << 10), b"0123456789" * 1638]
+
+
+@pytest.mark.spec("IMAGE-10")
+@pytest.mark.parametrize("size", [8 << 10, 64 << 10, 1 << 20])
+def test_frames_of_any_size_are_read(
+    tree: Path, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(records, "FRAME", size)
+    monkeypatch.setattr("dls.fuse.pack.FRAME", size)
+    pack(str(tree), str(tmp_path / "i.sqfs"), HERE)
+    with open_image(image) as usual, open_image(str(tmp_path / "i.sqfs")) as found:
+        assert found.index.header.image["frame"] == size
+        assert [path for path, _ in found.walk()] == [path for path, _ in usual.walk()]
+        for path, attr in usual.walk():
+            assert found.find(path).mtime_ns == attr.mtime_ns
+            if attr.mode >> 12 == 4:
+                rows = b"".join(found.listing(found.find(path).node, 0, 1 << 20))
+                assert rows.count(b"\0" * 8) and [n for n, _ in found.rows(found.find(path))] == usual.listdir(path)
+
+
+@pytest.mark.spec("IMAGE-10")
+def test_an_index_that_does_not_say_has_frames_of_64_kib(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(header: Header) -> bytes:
+        image = {name: value for name, value in header.image.items() if name != "frame"}
+        return encode(Header(**{**{name: getattr(header, name) for name in Header.__slots__}, "image": image}))
+
+    encode = Header.encode
+    monkeypatch.setattr(records, "FRAME", records.FORMER_FRAME)
+    monkeypatch.setattr(Header, "encode", without)
+    pack(str(tree), str(tmp_path / "i.sqfs"), HERE)
+    with open_image(str(tmp_path / "i.sqfs")) as found:
+        assert "frame" not in found.index.header.image
+        assert not [error for _, error in found.verify() if error]
+        assert sum(1 for _ in found.walk()) > 1000
 
 
 @pytest.mark.spec("IMAGE-15")

@@ -390,7 +390,7 @@ def test_what_others_write_is_read(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "_KEPT", 1 << 14)
-    monkeypatch.setattr(named, "_FRAMES_KEPT", 2)
+    monkeypatch.setattr(named, "_FRAMES_KEPT", 1 << 14)
     monkeypatch.setattr(segment, "LEAST", 64)
     monkeypatch.setattr(segment, "LIMIT", 256)
     monkeypatch.setattr(compare, "BATCH_FILES", 64)

@@ -20,7 +20,7 @@ from dls.fuse.blocks import INSIDE, INSIDE_AT, LARGEST_PART
 from dls.fuse.codec import BYTES, PART_HEAD, PARTS, RAW, sum_of
 from dls.fuse.index import FOOTER, MAGIC, Index, damaged, mapped
 from dls.fuse.named import Named
-from dls.fuse.records import FRAME, HEAD, LOW, NO_TAIL, Attr
+from dls.fuse.records import HEAD, LOW, NO_TAIL, Attr
 from dls.fuse.sources import LocalFile as LocalFile
 from dls.fuse.sources import Source as Source  # where stored bytes are: looked for here
 from dls.fuse.squashfs import SUPER
@@ -129,7 +129,7 @@ class Image(Named):
 
     def ready(self, node: int, start: int) -> bool:
         """Whether the block that holds byte `start` of a file is here."""
-        frame, at = self.frame(node >> 13), node << 3 & FRAME - 1
+        frame, at = self.frame(node << 3 >> self._shift), node << 3 & self._within
         if at + HEAD > len(frame):
             return True  # whoever reads is told
         a, tail, inside, size = _CONTENT.unpack_from(frame, at + 8)
@@ -141,7 +141,7 @@ class Image(Named):
 
     def content(self, node: int, start: int, stop: int) -> list[bytes | memoryview]:
         """As `pieces`, of a node: a small file is read without looking at all its attributes."""
-        frame, at = self.frame(node >> 13), node << 3 & FRAME - 1
+        frame, at = self.frame(node << 3 >> self._shift), node << 3 & self._within
         if at + HEAD > len(frame):
             raise damaged("a record lies outside")
         a, tail, inside, size = _CONTENT.unpack_from(frame, at + 8)

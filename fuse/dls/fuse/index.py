@@ -77,7 +77,8 @@ class Header:
             header = cls(**{name: found[name] for name in cls.__slots__})
             numbers = [header.root, header.space, header.slots, *header.counts.values()]
             numbers += [n for pair in header.sections.values() for n in pair]
-            numbers += [header.image["bytes"], header.image["block"], header.image.get("at", 0)]
+            numbers += [header.image["bytes"], header.image["block"]]
+            numbers += [header.image.get("at", 0), header.image.get("frame", 0)]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
             raise damaged("its header cannot be read") from exc
         if not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers) or not isinstance(header.digests, dict):

@@ -21,6 +21,7 @@ from dls.fuse import squashfs
 from dls.fuse.blocks import Form
 from dls.fuse.index import EXTENT, FOOTER, PAGE, Header, Index, Out, damaged, mapped
 from dls.fuse.layout import Layout, Place
+from dls.fuse.records import FRAME
 from dls.fuse.source import Item
 from dls.fuse.spool import Spool
 from dls.logistics.errors import DlsError
@@ -102,7 +103,7 @@ class Making:
             if collects:
                 gc.enable()
         self.write(bytes(-self.at % PAGE))
-        self._end(layout, {**about, "of": self.version, "bytes": self.at, "block": block})
+        self._end(layout, {**about, "of": self.version, "bytes": self.at, "block": block, "frame": FRAME})
 
     def _end(self, layout: Layout, image: dict[str, Any]) -> None:
         space = layout.space.finish()

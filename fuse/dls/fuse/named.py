@@ -16,12 +16,15 @@ from zlib import crc32
 from dls.fuse import records
 from dls.fuse.codec import Unpacker, sum_of
 from dls.fuse.index import MARK_AT, Index, damaged
-from dls.fuse.records import FRAME, HEAD, LOW, SPREAD, WIDE, Attr, length_of
+from dls.fuse.records import FORMER_FRAME, HEAD, LOW, SPREAD, WIDE, Attr, length_of
 from dls.fuse.sources import Source
 from dls.fuse.tree import Tree
 from dls.logistics.errors import NotFound
 
-_FRAMES_KEPT: Final = 256
+_FRAMES_KEPT: Final = 16 << 20
+"""Bytes of decoded frames that are kept."""
+_FRAMES: Final = frozenset(1 << shift for shift in range(13, 21))
+"""What a frame may be."""
 _SPANS_KEPT: Final = 4096
 _PROBES: Final = 1 << 16
 """Slots looked at for one name; a table that is three quarters full needs some hundred at the very most."""
@@ -40,8 +43,11 @@ class Named(Tree):
         self.root = header.root >> 3
         self.attributed = bool(index.xattrs.count)
         self.far = source.far
-        if not 0 < self.block <= 1 << 20 or not records.FIRST <= header.root < header.space:
+        size = header.image.get("frame", FORMER_FRAME)
+        if not 0 < self.block <= 1 << 20 or not records.FIRST <= header.root < header.space or size not in _FRAMES:
             raise damaged("its header says what cannot be")
+        self._frame_size, self._within, self._shift = size, size - 1, size.bit_length() - 1
+        self._frames_kept = max(2, _FRAMES_KEPT // size)
         self._borders: dict[int, list[int]] = {}
         self._spans: dict[int, tuple[int, int, int]] = {}
         self._above: dict[bytes, int] = {b"": self.root}
@@ -70,23 +76,23 @@ class Named(Tree):
         data = self._frame_data[at : at + stored]
         if len(data) != stored or sum_of(data) != check:
             raise damaged(f"frame {number} of its names")
-        plain = self._unpacker.one(data, FRAME)
+        plain = self._unpacker.one(data, self._frame_size)
         with self._lock:
             self._frames[number] = plain
-            if len(self._frames) > _FRAMES_KEPT:
+            if len(self._frames) > self._frames_kept:
                 self._frames.popitem(last=False)
         return plain
 
     def record(self, node: int) -> bytes:
         """The record of a node, and whatever lies behind it in its frame."""
-        frame, at = self.frame(node >> 13), node << 3 & FRAME - 1
+        frame, at = self.frame(node << 3 >> self._shift), node << 3 & self._within
         if at + HEAD > len(frame):
             raise damaged("a record lies outside")
         return frame[at : at + HEAD]
 
     def attr(self, node: int) -> Attr:
         """The attributes of a node."""
-        frame, at = self.frame(node >> 13), node << 3 & FRAME - 1
+        frame, at = self.frame(node << 3 >> self._shift), node << 3 & self._within
         if at + HEAD > len(frame):
             raise damaged("a record lies outside")
         return records.unpack(frame, at)
@@ -116,7 +122,7 @@ class Named(Tree):
             if slot >> MARK_AT == mark:
                 position = (slot & LOW) << 3
                 if start <= position < stop:
-                    frame, inside = self.frame(position >> 16), position & FRAME - 1
+                    frame, inside = self.frame(position >> self._shift), position & self._within
                     size = int.from_bytes(frame[inside + 144 : inside + 148], "little")
                     if size == want and frame[inside + HEAD : inside + HEAD + size] == name:
                         return position
@@ -128,8 +134,8 @@ class Named(Tree):
         position = self._position(folder, name)
         if position < 0:
             return b""
-        at = position & FRAME - 1
-        return self.frame(position >> 16)[at : at + HEAD]
+        at = position & self._within
+        return self.frame(position >> self._shift)[at : at + HEAD]
 
     def find(self, path: bytes) -> Attr:
         """The node of a path; NotFound with the path."""
@@ -160,31 +166,31 @@ class Named(Tree):
         at, stop = start + offset, start + length
         out: list[bytes] = []
         while at < stop:
-            number, inside = at >> 16, at & FRAME - 1
+            number, inside = at >> self._shift, at & self._within
             frame = self.frame(number)
             borders = self._borders_in(number, frame, start)
-            limit = min(stop - (number << 16), inside + size, borders[-1])
+            limit = min(stop - (number << self._shift), inside + size, borders[-1])
             end = borders[bisect_right(borders, limit) - 1]
-            if end == borders[-1] < stop - (number << 16) and any(frame[end + 144 : end + 148]):
+            if end == borders[-1] < stop - (number << self._shift) and any(frame[end + 144 : end + 148]):
                 raise damaged("a listing is not in order")
             if end > inside:
                 out.append(frame[inside:end])
                 size -= end - inside
-                if end < min(borders[-1], stop - (number << 16)):
+                if end < min(borders[-1], stop - (number << self._shift)):
                     break  # full
             elif borders[-1] > inside:
                 break  # the next one does not fit
-            at = number + 1 << 16
+            at = number + 1 << self._shift
         return out
 
     def _borders_in(self, number: int, frame: bytes, start: int) -> list[int]:
         """Where records begin in a frame, from a folder's start on, and where the last one of that folder ends: each
         says where the next one is, and the kernel goes there, so it must be so."""
-        first = max(0, start - (number << 16))
-        key = number << 17 | first
+        first = max(0, start - (number << self._shift))
+        key = number << 21 | first
         found = self._borders.get(key)
         if found is None:
-            at, found, limit, base = first, [first], len(frame), (number << 16) - start
+            at, found, limit, base = first, [first], len(frame), (number << self._shift) - start
             while at + HEAD < limit:
                 said, size = _OFF_AND_SIZE.unpack_from(frame, at + 136)
                 if not size:
@@ -202,7 +208,7 @@ class Named(Tree):
         """The names in a folder, in order of the manifest, without `.` and `..`."""
         at, stop, number = folder.a << 3, (folder.a << 3) + folder.b + (folder.c << 32), 0
         while at < stop:
-            frame, inside = self.frame(at >> 16), at & FRAME - 1
+            frame, inside = self.frame(at >> self._shift), at & self._within
             limit = min(len(frame), inside + stop - at)
             while inside + HEAD < limit:
                 size = int.from_bytes(frame[inside + 144 : inside + 148], "little")
@@ -220,7 +226,7 @@ class Named(Tree):
                     yield name, attr
                 number += 1
                 inside += length
-            at = (at | FRAME - 1) + 1
+            at = (at | self._within) + 1
 
     def walk(self, path: bytes = b"") -> Iterator[tuple[bytes, Attr]]:
         """Everything below a folder, folders before what is in them."""
@@ -233,7 +239,7 @@ class Named(Tree):
     def text(self, link: Attr) -> bytes:
         """The text of a symbolic link."""
         position = link.a << 3
-        frame, at = self.frame(position >> 16), position & FRAME - 1
+        frame, at = self.frame(position >> self._shift), position & self._within
         if at + link.size > len(frame):
             raise damaged("the text of a link lies outside")
         return frame[at : at + link.size]

@@ -24,6 +24,7 @@ from dls.fuse.image import open_image
 from dls.fuse.index import EXTENT, PAGE, Header, Index, Out, mapped
 from dls.fuse.layout import Layout
 from dls.fuse.origin import FolderOrigin, Origin
+from dls.fuse.records import FRAME
 from dls.fuse.road import Road, hands_for
 from dls.fuse.source import Attributes, all_attributes, no_attributes, user_attributes
 from dls.fuse.spool import Spool
@@ -303,7 +304,8 @@ class _Making:
         manifest = Manifest(refs, lambda digest: opened().manifest.load(digest))
         out.whole("refs", manifest.encode_refs())
         begin = digests.text(digests.of(superblock[: SUPER.size]))
-        image = {"bytes": base, "super": begin, "block": head.block, **({"at": head.at} if head.at else {})}
+        image = {"bytes": base, "super": begin, "block": head.block, "frame": FRAME}
+        image |= {"at": head.at} if head.at else {}
         form, below = self._options.form, {"below": self._options.below} if self._options.below else {}
         header = Header(
             image, {**layout.kinds, "bytes": manifest.size, "blocks": len(self._blocks) // EXTENT.size}, root, space,
