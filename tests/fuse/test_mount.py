@@ -634,7 +634,7 @@ def test_reads_that_wait_are_answered_by_threads(tree: Path, image: str, tmp_pat
     want = {p.name: p.read_bytes() for p in (tree / "many").iterdir() if p.is_file()}
     wrong: list[str] = []
     most = 0
-    with ours(image, tmp_path / "m") as keeper:
+    with ours(image, tmp_path / "m", servers=1) as keeper:
         (server,) = psutil.Process(keeper).children()
 
         def look(names: list[str]) -> None:
@@ -652,3 +652,42 @@ def test_reads_that_wait_are_answered_by_threads(tree: Path, image: str, tmp_pat
             most = max(most, server.num_threads())
         assert not wrong
         assert 1 < most <= THREADS + 1
+
+
+@pytest.mark.spec("MOUNT-10")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor: one server")
+def test_a_second_server_comes_when_there_is_too_much_to_do(tree: Path, image: str, tmp_path: Path) -> None:
+    names = sorted(p.name for p in (tree / "many").iterdir() if p.is_file())
+
+    def look(order: random.Random, rounds: int) -> None:
+        for name in (order.choice(names) for _ in range(rounds)):
+            fd = os.open(tmp_path / "m" / "many" / name, os.O_RDONLY)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            assert os.read(fd, 1 << 20) == (tree / "many" / name).read_bytes()
+            os.close(fd)
+
+    with ours(image, tmp_path / "m") as keeper:
+        one, other = sorted(psutil.Process(keeper).children(), key=lambda child: child.pid)
+        wait_until(lambda: other.status() == psutil.STATUS_SLEEPING)
+
+        def woken() -> int:
+            return int(other.num_ctx_switches().voluntary)
+
+        before = woken()
+        look(random.Random(1), 300)
+        assert woken() - before < 30  # one reader: one server does it all
+        until, number = time.monotonic() + 30, 0
+        while woken() - before < 100 and time.monotonic() < until:
+            readers = [threading.Thread(target=look, args=(random.Random(number + n), 50)) for n in range(16)]
+            for reader in readers:
+                reader.start()
+            for reader in readers:
+                reader.join(60)
+            number += 16
+        assert woken() - before >= 100
+        one.kill()  # the one that is left sleeps: whoever asks waits for the one that takes its place
+        look(random.Random(2), 50)
+        other.kill()
+        look(random.Random(3), 50)
+        assert not trees.differences(tree, tmp_path / "m")
+    wait_until(lambda: gone(tmp_path / "m"))

@@ -47,7 +47,8 @@ class MountOptions:
 
     allow_other: bool | None = None
     """Whether other users may look; None: only where root mounts.  Then the kernel checks modes and owners."""
-    servers: int = 1
+    servers: int = 0
+    """0: one, and for an image of this machine with several processors one more while that has too much to do."""
     idle_s: float = 0.0
     """Unmount after this time without a request and without a user; 0: never."""
 
@@ -181,6 +182,9 @@ class _Keeper:
         self._over = False
         self._deaths = 0
         self._tree = tree
+        self._count, self._bell = options.servers or 1, -1
+        if not options.servers and tree is not None and len(os.sched_getaffinity(0)) > 1:
+            self._count, self._bell = 2, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         top = on_top(folder)
         self._device = top.device if top else ""
 
@@ -190,7 +194,7 @@ class _Keeper:
             signal.signal(number, self._asked)
         self._heard = time.monotonic()
         try:
-            for slot in range(self._options.servers):
+            for slot in range(self._count):
                 self._start(slot)
             while self._children:
                 self._wait()
@@ -260,7 +264,8 @@ class _Keeper:
                 pack_into("d", beats, at, now())
 
         with self._tree or self._opener() as tree:
-            Server(tree, clone, self._told).run(beat if self._options.idle_s else lambda opcode: None)
+            server = Server(tree, clone, self._told, bell=self._bell, helps=self._bell >= 0 and slot > 0)
+            server.run(beat if self._options.idle_s else lambda opcode: None)
 
     def _wait(self) -> None:
         """One child has ended, or it is time to look whether anybody is there."""
@@ -278,6 +283,8 @@ class _Keeper:
         if not child:
             return
         slot = self._children.pop(child, 0)
+        if self._bell >= 0:
+            os.eventfd_write(self._bell, 1)  # whoever sleeps there looks whether the mount is still there
         if status == 0 or self._over:
             return
         self._deaths += 1
@@ -295,7 +302,7 @@ class _Keeper:
         return any(one.device == self._device for one in mounted())
 
     def _idle(self, seconds: float) -> None:
-        last = max(struct.unpack_from(f"{self._options.servers}d", self._beats))
+        last = max(struct.unpack_from(f"{self._count}d", self._beats))
         if time.monotonic() - max(last, self._heard) > seconds:
             self._heard = time.monotonic()
             with suppress(DlsError):

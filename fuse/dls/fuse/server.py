@@ -13,6 +13,7 @@ import select
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from dls.fuse.aside import Aside
@@ -50,13 +51,23 @@ _BUFFER: Final = 64 << 10
 READ_AHEAD: Final = 1 << 20
 AWAKE_S: Final = 50e-6
 """How long a server looks again before it sleeps: waking an idle processor takes longer than most answers."""
+_BUSY: Final = 4
+"""Requests in a row that were there already when the one before was answered: then help is called."""
 
 
 class Server:
-    """Serves one tree from one descriptor of `/dev/fuse`."""
+    """Serves one tree from one descriptor of `/dev/fuse`.
 
-    def __init__(self, tree: Tree, fd: int, told: Callable[[str], None] = lambda text: None) -> None:
+    Servers may share a `bell`, an eventfd: one rings it when it has more to do than it can, one that `helps` sleeps
+    until it is rung, takes what waits, and sleeps again.
+    """
+
+    def __init__(
+        self, tree: Tree, fd: int, told: Callable[[str], None] = lambda text: None, *, bell: int = -1,
+        helps: bool = False,
+    ) -> None:  # fmt: skip
         self._tree, self._fd, self._told = tree, fd, told
+        self._bell, self._helps = bell, helps
         self._root = tree.root
         self._guess = Guess(tree)
         self._answers = {
@@ -92,8 +103,10 @@ class Server:
         fd, read, now = self._fd, os.read, time.monotonic
         os.set_blocking(fd, False)
         asleep = select.poll()
-        asleep.register(fd, select.POLLIN)
-        others = False
+        # Whoever polls the mount is woken by each request: who helps must not, and is rung for when the mount is gone.
+        asleep.register(self._bell if self._helps else fd, select.POLLIN)
+        calls = self._bell >= 0 and not self._helps
+        others, row = False, 0
         until = now() + AWAKE_S
         while True:
             try:
@@ -104,6 +117,9 @@ class Server:
                     self._guess.prepare()
                 elif now() > until:
                     asleep.poll()
+                    if self._helps:
+                        with suppress(BlockingIOError):  # another one that helps was quicker
+                            os.eventfd_read(self._bell)
                     until = now() + AWAKE_S
                 continue
             except OSError as exc:
@@ -112,6 +128,11 @@ class Server:
                 if exc.errno not in _GONE:
                     raise
                 continue
+            if calls:
+                row = row + 1 if others else 0
+                if row == _BUSY:
+                    row = 0
+                    os.eventfd_write(self._bell, 1)
             yield data, others
             others, until = True, now() + AWAKE_S
 

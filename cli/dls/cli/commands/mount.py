@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 @click.option("--foreground", "-f", is_flag=True, help="Serve until it is unmounted; messages to standard error.")
 @click.option("--allow-other", is_flag=True, help="Other users may look too, as far as modes and owners let them.")
 @click.option("--union", is_flag=True, help="Several images as one tree, the first one on top.")
-@click.option("--servers", type=click.IntRange(1, 64), default=1, help="Processes that answer.")
+@click.option(
+    "--servers", type=click.IntRange(1, 64), help="Processes that answer; else one, and one more while it is busy."
+)
 @click.option(
     "--cache", default="", metavar="PATH", help="Where pieces of remote images are kept; shared by all mounts."
 )
@@ -51,7 +53,7 @@ def mount(
     foreground: bool,
     allow_other: bool,
     union: bool,
-    servers: int,
+    servers: int | None,
     cache: str,
     cache_size: str,
     idle_timeout: str,
@@ -72,7 +74,7 @@ def mount(
 
     by_libfuse = libfuse.wanted(how)
     idle = read_duration(idle_timeout) if idle_timeout else 0
-    options = mounting.MountOptions(allow_other or None, servers, float(idle))
+    options = mounting.MountOptions(allow_other or None, servers or 0, float(idle))
     folder = os.path.abspath(folder)  # noqa: PTH100 - links stay as they are written
     kept: dict[str, Any] = {
         "cache_folder": cache or str(front.folder / "cache" / "images"),
