@@ -342,11 +342,12 @@ def forgotten(path: Path) -> bytes:
         os.close(fd)
 
 
-def killed_server(keeper: int) -> None:
-    """Kill the server of a keeper, and wait for the next one."""
-    (server,) = psutil.Process(keeper).children()
-    server.kill()
-    wait_until(lambda: [one.pid for one in psutil.Process(keeper).children() if one.pid != server.pid])
+def killed_servers(keeper: int) -> None:
+    """Kill all servers of a keeper, and wait for the next ones."""
+    servers = {one.pid for one in psutil.Process(keeper).children()}
+    for pid in servers:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: len({one.pid for one in psutil.Process(keeper).children()} - servers) == len(servers))
 
 
 @pytest.mark.spec("MOUNT-8")
@@ -359,7 +360,7 @@ def test_what_was_mounted_stays_whatever_becomes_of_its_file(plain: str, tmp_pat
         else:
             (tmp_path / "plain" / "file").write_bytes(random.Random(2).randbytes(1 << 20))
             pack(str(tmp_path / "plain"), plain, HERE._replace(replace=True))
-        killed_server(keeper)
+        killed_servers(keeper)
         assert forgotten(tmp_path / "m" / "file") == want
     if how == "replaced":
         with ours(plain, tmp_path / "m"):
@@ -437,7 +438,7 @@ def test_odd_names_of_folders(plain: str, tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     with ours(plain, folder) as keeper:
         assert [one.folder for one in mounting.mounted() if one.image == plain] == [str(folder)]
-        killed_server(keeper)
+        killed_servers(keeper)
         assert (folder / "file").stat().st_size == 1 << 20
         with pytest.raises(Exists):
             mounting.mount(plain, str(folder))
@@ -453,7 +454,7 @@ def test_a_folder_behind_links_and_relative(plain: str, tmp_path: Path, monkeypa
     for folder in ("to-real/m", "to-m", "./to-real/../real/m"):
         keeper = mounting.in_background(plain, lambda: open_image(plain), folder, mounting.MountOptions(), "")
         try:
-            killed_server(keeper)
+            killed_servers(keeper)
             assert forgotten(tmp_path / "real" / "m" / "file") == (tmp_path / "plain" / "file").read_bytes()
         finally:
             mounting.unmount(folder)

@@ -129,7 +129,7 @@ class Image(Named):
 
     def ready(self, node: int, start: int) -> bool:
         """Whether the block that holds byte `start` of a file is here."""
-        frame, at = self.frame(node << 3 >> self._shift), node << 3 & self._within
+        frame, at = self.frame(node << 3 >> self._frame_bits), node << 3 & self._in_frame
         if at + HEAD > len(frame):
             return True  # whoever reads is told
         a, tail, inside, size = _CONTENT.unpack_from(frame, at + 8)
@@ -141,7 +141,7 @@ class Image(Named):
 
     def content(self, node: int, start: int, stop: int) -> list[bytes | memoryview]:
         """As `pieces`, of a node: a small file is read without looking at all its attributes."""
-        frame, at = self.frame(node << 3 >> self._shift), node << 3 & self._within
+        frame, at = self.frame(node << 3 >> self._frame_bits), node << 3 & self._in_frame
         if at + HEAD > len(frame):
             raise damaged("a record lies outside")
         a, tail, inside, size = _CONTENT.unpack_from(frame, at + 8)

@@ -183,7 +183,7 @@ class _Keeper:
         self._deaths = 0
         self._tree = tree
         self._count, self._bell = options.servers or 1, -1
-        if not options.servers and tree is not None and len(os.sched_getaffinity(0)) > 1:
+        if not options.servers and tree is not None and not tree.far and len(os.sched_getaffinity(0)) > 1:
             self._count, self._bell = 2, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         top = on_top(folder)
         self._device = top.device if top else ""

@@ -46,7 +46,7 @@ class Named(Tree):
         size = header.image.get("frame", FORMER_FRAME)
         if not 0 < self.block <= 1 << 20 or not records.FIRST <= header.root < header.space or size not in _FRAMES:
             raise damaged("its header says what cannot be")
-        self._frame_size, self._within, self._shift = size, size - 1, size.bit_length() - 1
+        self._frame_size, self._in_frame, self._frame_bits = size, size - 1, size.bit_length() - 1
         self._frames_kept = max(2, _FRAMES_KEPT // size)
         self._borders: dict[int, list[int]] = {}
         self._spans: dict[int, tuple[int, int, int]] = {}
@@ -85,14 +85,14 @@ class Named(Tree):
 
     def record(self, node: int) -> bytes:
         """The record of a node, and whatever lies behind it in its frame."""
-        frame, at = self.frame(node << 3 >> self._shift), node << 3 & self._within
+        frame, at = self.frame(node << 3 >> self._frame_bits), node << 3 & self._in_frame
         if at + HEAD > len(frame):
             raise damaged("a record lies outside")
         return frame[at : at + HEAD]
 
     def attr(self, node: int) -> Attr:
         """The attributes of a node."""
-        frame, at = self.frame(node << 3 >> self._shift), node << 3 & self._within
+        frame, at = self.frame(node << 3 >> self._frame_bits), node << 3 & self._in_frame
         if at + HEAD > len(frame):
             raise damaged("a record lies outside")
         return records.unpack(frame, at)
@@ -122,7 +122,7 @@ class Named(Tree):
             if slot >> MARK_AT == mark:
                 position = (slot & LOW) << 3
                 if start <= position < stop:
-                    frame, inside = self.frame(position >> self._shift), position & self._within
+                    frame, inside = self.frame(position >> self._frame_bits), position & self._in_frame
                     size = int.from_bytes(frame[inside + 144 : inside + 148], "little")
                     if size == want and frame[inside + HEAD : inside + HEAD + size] == name:
                         return position
@@ -134,8 +134,8 @@ class Named(Tree):
         position = self._position(folder, name)
         if position < 0:
             return b""
-        at = position & self._within
-        return self.frame(position >> self._shift)[at : at + HEAD]
+        at = position & self._in_frame
+        return self.frame(position >> self._frame_bits)[at : at + HEAD]
 
     def find(self, path: bytes) -> Attr:
         """The node of a path; NotFound with the path."""
@@ -166,31 +166,31 @@ class Named(Tree):
         at, stop = start + offset, start + length
         out: list[bytes] = []
         while at < stop:
-            number, inside = at >> self._shift, at & self._within
+            number, inside = at >> self._frame_bits, at & self._in_frame
             frame = self.frame(number)
             borders = self._borders_in(number, frame, start)
-            limit = min(stop - (number << self._shift), inside + size, borders[-1])
+            limit = min(stop - (number << self._frame_bits), inside + size, borders[-1])
             end = borders[bisect_right(borders, limit) - 1]
-            if end == borders[-1] < stop - (number << self._shift) and any(frame[end + 144 : end + 148]):
+            if end == borders[-1] < stop - (number << self._frame_bits) and any(frame[end + 144 : end + 148]):
                 raise damaged("a listing is not in order")
             if end > inside:
                 out.append(frame[inside:end])
                 size -= end - inside
-                if end < min(borders[-1], stop - (number << self._shift)):
+                if end < min(borders[-1], stop - (number << self._frame_bits)):
                     break  # full
             elif borders[-1] > inside:
                 break  # the next one does not fit
-            at = number + 1 << self._shift
+            at = number + 1 << self._frame_bits
         return out
 
     def _borders_in(self, number: int, frame: bytes, start: int) -> list[int]:
         """Where records begin in a frame, from a folder's start on, and where the last one of that folder ends: each
         says where the next one is, and the kernel goes there, so it must be so."""
-        first = max(0, start - (number << self._shift))
+        first = max(0, start - (number << self._frame_bits))
         key = number << 21 | first
         found = self._borders.get(key)
         if found is None:
-            at, found, limit, base = first, [first], len(frame), (number << self._shift) - start
+            at, found, limit, base = first, [first], len(frame), (number << self._frame_bits) - start
             while at + HEAD < limit:
                 said, size = _OFF_AND_SIZE.unpack_from(frame, at + 136)
                 if not size:
@@ -208,7 +208,7 @@ class Named(Tree):
         """The names in a folder, in order of the manifest, without `.` and `..`."""
         at, stop, number = folder.a << 3, (folder.a << 3) + folder.b + (folder.c << 32), 0
         while at < stop:
-            frame, inside = self.frame(at >> self._shift), at & self._within
+            frame, inside = self.frame(at >> self._frame_bits), at & self._in_frame
             limit = min(len(frame), inside + stop - at)
             while inside + HEAD < limit:
                 size = int.from_bytes(frame[inside + 144 : inside + 148], "little")
@@ -226,7 +226,7 @@ class Named(Tree):
                     yield name, attr
                 number += 1
                 inside += length
-            at = (at | self._within) + 1
+            at = (at | self._in_frame) + 1
 
     def walk(self, path: bytes = b"") -> Iterator[tuple[bytes, Attr]]:
         """Everything below a folder, folders before what is in them."""
@@ -239,7 +239,7 @@ class Named(Tree):
     def text(self, link: Attr) -> bytes:
         """The text of a symbolic link."""
         position = link.a << 3
-        frame, at = self.frame(position >> self._shift), position & self._within
+        frame, at = self.frame(position >> self._frame_bits), position & self._in_frame
         if at + link.size > len(frame):
             raise damaged("the text of a link lies outside")
         return frame[at : at + link.size]
