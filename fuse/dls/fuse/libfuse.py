@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from dls.fuse import mounting, records
+from dls.fuse.background import descriptors, detach, log_line
 from dls.fuse.mounting import MountOptions, Opener
 from dls.fuse.mounts import SUBTYPE, on_top, real
 from dls.fuse.records import FOR_EVER, Attr
@@ -150,16 +151,16 @@ def in_background(name: str, opener: Opener, folder: str, options: MountOptions,
     with opener():
         pass  # a bad archive is told here, to whoever asked
     folder = real(folder)
-    mounting._check_folder(folder)
+    mounting.check_folder(folder)
     child = os.fork()
     if child == 0:
         try:
-            mounting._detach(log, mounting._descriptors())  # nothing of the caller's stays open
-            serve(name, opener, folder, options, mounting._log)
+            detach(log, descriptors())  # nothing of the caller's stays open
+            serve(name, opener, folder, options, log_line)
         except DlsError as error:
-            mounting._log(str(error))
+            log_line(str(error))
         except BaseException as problem:  # noqa: BLE001 - the last line of a process
-            mounting._log(f"{type(problem).__name__}: {problem}")
+            log_line(f"{type(problem).__name__}: {problem}")
         finally:
             os._exit(0)
     until = time.monotonic() + _PATIENCE_S
@@ -188,7 +189,7 @@ def wanted(how: str) -> bool:
     if how != "auto":
         return how == "libfuse"
     try:
-        mounting._check_device()
+        mounting.check_device()
     except Unsupported:
         try:
             library()

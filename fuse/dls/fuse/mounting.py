@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from dls.fuse.background import descriptors, detach, log_line
 from dls.fuse.mounts import DEAD, SUBTYPE, on_top, real, unmount_device
 from dls.fuse.mounts import Mounted as Mounted  # what else there is to say of mounts: looked for here
 from dls.fuse.mounts import mounted as mounted
@@ -34,7 +35,6 @@ from dls.logistics.errors import Conflict, Denied, DlsError, Exists, Unavailable
 from dls.logistics.stores.posix_errors import ours
 
 _DEVICE: Final = "/dev/fuse"
-_LONGEST_LOG: Final = 4 << 20
 _CLONE: Final = 0x8004E500
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _PR_SET_PDEATHSIG: Final = 1
@@ -56,8 +56,8 @@ class MountOptions:
 def mount(image: str, folder: str, options: MountOptions = MountOptions()) -> int:
     """Mount; returns the descriptor to serve.  Nothing is mounted where an error is raised."""
     folder = real(folder)
-    _check_folder(folder)
-    _check_device()
+    check_folder(folder)
+    check_device()
     others = options.allow_other if options.allow_other is not None else os.geteuid() == 0
     common = f"max_read={READ_AHEAD}" + (",default_permissions,allow_other" if others else "")
     if os.geteuid() == 0:
@@ -65,7 +65,8 @@ def mount(image: str, folder: str, options: MountOptions = MountOptions()) -> in
     return _by_fusermount(image, folder, common)
 
 
-def _check_folder(folder: str) -> None:
+def check_folder(folder: str) -> None:
+    """Whether there may be a mount on a folder; one that is dead is taken away."""
     taken = on_top(folder)
     if taken is not None:
         if taken.state() != DEAD:
@@ -90,7 +91,7 @@ def _check_folder(folder: str) -> None:
         raise ours(exc, folder) from exc
 
 
-def _check_device() -> None:
+def check_device() -> None:
     """Whether the kernel's side can be opened; servers do it themselves, also where fusermount3 mounts."""
     try:
         os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
@@ -315,7 +316,7 @@ def in_background(name: str, opener: Opener, folder: str, options: MountOptions,
 
     `name` is what the kernel shows as the source.
     """
-    strangers = _descriptors()
+    strangers = descriptors()
     tree = looked(opener)
     try:
         folder = real(folder)
@@ -324,12 +325,12 @@ def in_background(name: str, opener: Opener, folder: str, options: MountOptions,
         child = os.fork()
         if child == 0:
             try:
-                _detach(log, strangers)
-                serve(opener, folder, fd, options, _log, tree)
+                detach(log, strangers)
+                serve(opener, folder, fd, options, log_line, tree)
             except DlsError as error:
-                _log(str(error))
+                log_line(str(error))
             except BaseException as problem:  # noqa: BLE001 - the last line of a process
-                _log(f"{type(problem).__name__}: {problem}")
+                log_line(f"{type(problem).__name__}: {problem}")
             finally:
                 os._exit(0)
     finally:
@@ -343,43 +344,3 @@ def in_background(name: str, opener: Opener, folder: str, options: MountOptions,
             unmount(folder, lazy=True)
         raise Unavailable(f"{folder} does not answer: {exc.strerror}", code="mount-died", remedy=f"see {log}") from exc
     return child
-
-
-def _descriptors() -> dict[int, tuple[int, int]]:
-    """What is open now: pipes and locks of whoever called, which a mount must not hold.  By number, what it is."""
-    found = dict[int, tuple[int, int]]()
-    for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # the one by which the others were found
-            info = os.fstat(int(name))
-            found[int(name)] = info.st_dev, info.st_ino
-    return found
-
-
-def _detach(log: str, strangers: dict[int, tuple[int, int]]) -> None:
-    """Leave the terminal and the caller's folder, pipes and files."""
-    os.setsid()
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    out = null
-    with suppress(OSError):  # a mount without a log is better than none
-        out = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if log else null
-    os.dup2(null, 0)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    for fd in {null, out} - {0, 1, 2}:
-        os.close(fd)
-    for fd, what in strangers.items():
-        with suppress(OSError):  # a thread of the caller may have closed it, and its number be another one's
-            info = os.fstat(fd)
-            if fd > 2 and (info.st_dev, info.st_ino) == what:
-                os.close(fd)
-
-
-def _log(text: str) -> None:
-    line = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n".encode(errors="replace")
-    with suppress(OSError):
-        info = os.fstat(2)
-        if st.S_ISREG(info.st_mode) and info.st_size > _LONGEST_LOG:  # whoever reads a damaged file in a loop
-            os.ftruncate(2, 0)
-            os.write(2, b"(earlier lines were left out)\n")
-        os.write(2, line)
