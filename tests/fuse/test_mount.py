@@ -21,7 +21,7 @@ import pytest
 
 from components import trees
 from components.command import PROGRAM
-from dls.fuse import mounting, source
+from dls.fuse import background, mounting, source
 from dls.fuse.aside import THREADS
 from dls.fuse.image import open_image
 from dls.fuse.pack import Options, pack
@@ -568,7 +568,7 @@ def test_what_is_missing_is_said(plain: str, tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.spec("MOUNT-5")
 def test_a_log_does_not_fill_the_disk(plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mounting, "_LONGEST_LOG", 2000)
+    monkeypatch.setattr(background, "_LONGEST_LOG", 2000)
     with ours(plain, tmp_path / "m"):
         with open(plain, "r+b") as out:
             out.write(bytes(1 << 19))
