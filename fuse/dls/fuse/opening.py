@@ -88,7 +88,8 @@ def _foreign(source: Source, stamp: str, context: Context) -> Image:
 
 
 def _others(source: Source, begin: bytes, stamp: str, context: Context) -> Image:
-    from dls.fuse.foreign.zip import directory_of, open_zip
+    from dls.fuse.foreign.zip import open_zip
+    from dls.fuse.foreign.zip_directory import directory_of
 
     if begin[:4] in (b"PK\3\4", b"PK\5\6", b"PK\7\x08") or directory_of(source) is not None:
         return open_zip(source, stamp, context)
