@@ -1,7 +1,8 @@
 """An image behind HTTP, 20 ms away: the first walk and the first files, by us, by squashfuse on `rclone mount`, and by
 ratarmount of the same tree as tar.
 
-nginx serves the image, a proxy holds every request back for 20 ms.  Each turn mounts anew with empty caches; the clock
+nginx serves the image, a proxy holds every request back for 20 ms; once the line has no limit of rate (as fast as
+loopback), once 1 Gb/s, as a node's line to another site may have.  Each turn mounts anew with empty caches; the clock
 runs from the mount command on, so fetching an index is inside.  walk: `find` with stat of all; then, each in a
 mount of its own, 1,000 files in order of names and 1,000 by chance; ready: the mount command alone.  What is read
 is compared with the tree.
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,6 +35,8 @@ from dls.fuse.pack import Options, pack
 PEER = "rclone+squashfuse"
 TAR = "ratarmount"
 AWAY_S = 0.02
+LINES = {"no limit of rate": 0.0, "1 Gb/s": 125e6}
+"""Bytes a second; ratarmount takes part in the first only, for it takes minutes."""
 FILES = 1000
 PATIENCE_S = 600
 
@@ -62,8 +66,11 @@ def run(place: Place, full: bool, rounds: int) -> list[dict[str, Any]]:
         proxy = stack.enter_context(Proxy(service.endpoint))
         proxy.delay = AWAY_S
         for number in range(rounds):
-            for who in ("dls", PEER, *([TAR] if number == 0 else [])):  # it takes a minute
-                row: dict[str, Any] = {"contender": who, "files": files}
+            for (line, rate), who in product(LINES.items(), ("dls", PEER, TAR)):
+                if who == TAR and (number or rate):
+                    continue
+                proxy.rate = rate
+                row: dict[str, Any] = {"contender": who, "files": files, "line": line}
                 for figure, what in work.items():
                     proxy.reset()
                     drop_caches()
@@ -165,10 +172,14 @@ def _read(where: Path, wanted: dict[str, bytes]) -> None:
 
 def _print(rows: list[dict[str, Any]], files: int, size: int) -> None:
     print(f"image-remote: {files:,} files in {size / 1e6:,.0f} MB, {AWAY_S * 1000:.0f} ms away; seconds, requests")
-    for figure in ("ready", "walk", "in_order", "by_chance"):
-        peer = median(row[f"{figure}_s"] for row in rows if row["contender"] == PEER)
+    for line, figure in product(LINES, ("ready", "walk", "in_order", "by_chance")):
+        if figure == "ready":
+            print(f"  {line}")
+        there = [row for row in rows if row["line"] == line]
+        peer = median(row[f"{figure}_s"] for row in there if row["contender"] == PEER)
         for who in ("dls", PEER, TAR):
-            mine = [row for row in rows if row["contender"] == who]
+            if not (mine := [row for row in there if row["contender"] == who]):
+                continue
             took = median(row[f"{figure}_s"] for row in mine)
             asked = median(row[f"{figure}_requests"] for row in mine)
             print(f"  {figure:10} {who:18} {took:8.2f} ({peer / took:.2f})  {asked:6.0f}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from dls.fuse.cache import Cache
@@ -77,6 +76,8 @@ def _index(far: Far, size: int, tail: bytes | None) -> tuple[Index, list[int]]:
             for start in starts:
                 part(start)
         else:
+            from concurrent.futures import ThreadPoolExecutor  # 8 ms, only where there is more than one part
+
             with ThreadPoolExecutor(_CONNECTIONS, "image-index") as threads:
                 list(threads.map(part, starts))
         return Index(mapped(fd, 0, size)), sorted(fetched)
