@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from components import trees
-from dls.fuse import mounting
+from dls.fuse import mounting, plain
 from dls.fuse.plain import Plain, open_plain, unit_at
 from dls.fuse.unpack import unpack
 from dls.logistics import digest as digests
 from dls.logistics.entry import FILE, Entry
-from dls.logistics.errors import Corrupt, NotFound
+from dls.logistics.errors import Corrupt, NotFound, Unavailable
 from dls.logistics.manifest import Manifest, in_memory
 from dls.logistics.stores.memory import MemoryStore
 from dls.logistics.stores.posix import PosixStore
@@ -149,6 +152,107 @@ def test_folders_that_are_only_meant_and_many_segments(request: pytest.FixtureRe
         assert found.counts["files"] == 20_000
         for path in paths[::500]:
             assert found.read(found.find(path)) == path
+
+
+class Meeting(PosixStore):
+    """Nobody reads from it before so many do, a part of them of the same bytes."""
+
+    together = 3
+    reads = 0
+    most = coming = 0
+    fails = False
+    _turn = threading.Lock()
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.barrier = threading.Barrier(self.together)
+
+    def read(self, key: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        body = b"".join(super().read(key, start, stop))
+        with Meeting._turn:
+            Meeting.reads += 1
+            Meeting.coming += len(body)
+            Meeting.most = max(Meeting.most, Meeting.coming)
+        try:
+            self.barrier.wait(20)
+        except threading.BrokenBarrierError:
+            raise Unavailable("nobody else came", code="store-unreachable") from None
+        finally:
+            with Meeting._turn:
+                Meeting.coming -= len(body)
+        if self.fails:
+            time.sleep(0.5)  # the others ask meanwhile
+            raise Unavailable("it does not answer", code="store-unreachable")
+        return iter([body])
+
+
+@pytest.fixture
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("reads", "most", "coming"):
+        monkeypatch.setattr(Meeting, name, 0)
+    (tmp_path / "data").mkdir()
+    for n in range(12):
+        (tmp_path / "data" / f"{n:02d}").write_bytes(random.Random(n).randbytes(1 << 20))
+    return tmp_path / "data"
+
+
+def in_threads(act: Callable[[int], object], count: int) -> list[object]:
+    with ThreadPoolExecutor(count) as threads:
+        return [one.exception() or one.result() for one in [threads.submit(act, n) for n in range(count)]]
+
+
+@pytest.mark.spec("FOREIGN-14")
+def test_several_units_come_at_once_and_each_one_once(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_plain(Meeting(str(many)), hashed(many)) as found:
+
+        def read(n: int) -> bytes:
+            return found.read(found.find(b"%02d" % (n % 3)), n, 500_000)
+
+        nodes = [found.find(b"%02d" % n).node for n in range(3)]
+        assert not any(found.ready(node, 0) for node in nodes)
+        got = in_threads(read, 9)
+        assert got == [(many / f"{n % 3:02d}").read_bytes()[n:500_000] for n in range(9)]
+        assert Meeting.reads == 3
+        assert all(found.ready(node, 0) for node in nodes)
+
+        monkeypatch.setattr(Meeting, "fails", True)  # all who wait are told; whoever asks again has it read again
+        started = threading.Barrier(9)
+
+        def fail(n: int) -> bytes:
+            started.wait(20)
+            return found.read(found.find(b"%02d" % (3 + n % 3)))
+
+        assert [type(one) for one in in_threads(fail, 9)] == [Unavailable] * 9
+        assert Meeting.reads == 6
+        assert not found.ready(found.find(b"03").node, 0)
+        monkeypatch.setattr(Meeting, "fails", False)
+        assert in_threads(lambda n: found.read(found.find(b"%02d" % (3 + n))), 3) == [
+            (many / f"{n:02d}").read_bytes() for n in (3, 4, 5)
+        ]
+
+
+@pytest.mark.spec("FOREIGN-14")
+def test_what_is_on_its_way_is_bounded(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain, "_MEMORY", 3 << 20)
+    with open_plain(Meeting(str(many)), hashed(many)) as found:
+        got = in_threads(lambda n: found.read(found.find(b"%02d" % n)), 12)
+    assert got == [(many / f"{n:02d}").read_bytes() for n in range(12)]
+    assert Meeting.most == 3 << 20
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no FUSE here")
+@pytest.mark.spec("FOREIGN-14")
+def test_a_mount_reads_several_at_once(many: Path, tmp_path: Path) -> None:
+    manifest, folder = hashed(many), tmp_path / "mounted"
+    folder.mkdir()
+    mounting.in_background(
+        "plain", lambda: open_plain(Meeting(str(many)), manifest), str(folder), mounting.MountOptions(), f"{folder}.log"
+    )
+    try:
+        got = in_threads(lambda n: (folder / f"{n:02d}").read_bytes(), 3)
+        assert got == [(many / f"{n:02d}").read_bytes() for n in range(3)]
+    finally:
+        mounting.unmount(str(folder), lazy=True)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no FUSE here")

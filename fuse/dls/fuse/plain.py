@@ -1,7 +1,8 @@
 """Datasets that lie file by file behind a store, as a tree: names from the manifest, bytes by ranges, each proven.
 
 A *unit* is what is fetched and compared with a digest at once, before any byte of it is given: a block of 16 MiB of a
-file that has digests of blocks (over 64 MiB), else the whole file.  Units are kept, under their digests.
+file that has digests of blocks (over 64 MiB), else the whole file.  Units are kept, under their digests.  Several may
+be on their way at once, each for all who ask for it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dls.fuse.remote import LIMIT
 from dls.logistics import digest as digests
 from dls.logistics import names
 from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry
-from dls.logistics.errors import Corrupt, Unsupported
+from dls.logistics.errors import Corrupt, DlsError, Unsupported
 from dls.logistics.manifest import Manifest
 from dls.logistics.segment import Segment
 from dls.logistics.store import Store
@@ -30,7 +31,7 @@ from dls.logistics.store import Store
 _VERSION: Final = 1
 _SEGMENTS_KEPT: Final = 8
 _MEMORY: Final = 64 << 20
-"""Bytes of units kept in memory, beside the last one."""
+"""Bytes of units kept in memory, beside the last one; and of those on their way, beside one."""
 
 
 class Unit(NamedTuple):
@@ -39,6 +40,15 @@ class Unit(NamedTuple):
     start: int
     stop: int
     digest: bytes
+
+
+class _OnItsWay:
+    """A unit that one thread fetches, and others wait for."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.data: bytes | None = None
+        self.error: DlsError | None = None
 
 
 class _StoredFiles:
@@ -53,7 +63,7 @@ class _StoredFiles:
         return b""
 
     again = at
-    far = False
+    far = True  # as far as is known; then each read is asked for beside the others
 
     def ready(self, offset: int) -> bool:
         """Not asked."""
@@ -74,8 +84,9 @@ class Plain(Indexed):
         self._fd, self._store, self._manifest, self._cache = fd, files.store, manifest, cache
         self._segments: OrderedDict[int, Segment] = OrderedDict()
         self._units: OrderedDict[bytes, bytes] = OrderedDict()
-        self._held = 0
-        self._turn = threading.Lock()
+        self._ways: dict[bytes, _OnItsWay] = {}
+        self._held = self._coming = 0
+        self._turn = threading.Condition()
 
     @property
     def manifest(self) -> Manifest:
@@ -97,6 +108,14 @@ class Plain(Indexed):
             start = end
         return out
 
+    def ready(self, node: int, start: int) -> bool:
+        """Whether the unit with byte `start` of a file is in memory."""
+        attr = self.attr(node)
+        if attr.mode >> 12 != 8 or start >= attr.size:
+            return True
+        with self._turn:
+            return unit_at(self._entry(attr), start).digest in self._units
+
     def _entry(self, attr: Attr) -> Entry:
         if attr.b == DANGLING:
             raise Corrupt(f"{self.name}: a name leads to a file that is not in the manifest", code="bad-segment")
@@ -116,25 +135,61 @@ class Plain(Indexed):
                 f"{shown} was never hashed: nobody could tell whether it is right", code="no-digests", key=shown,
                 remedy="register the dataset again",
             )  # fmt: skip
+        while True:
+            with self._turn:
+                found = self._units.get(unit.digest)
+                if found is not None:
+                    self._units.move_to_end(unit.digest)
+                    return found
+                way = self._ways.get(unit.digest)
+                if way is None:
+                    way = self._ways[unit.digest] = _OnItsWay()
+                    break
+            way.over.wait()  # bounded: a store gives up
+            if way.error is not None:
+                raise way.error
+            if way.data is not None:
+                return way.data
+        try:
+            way.data = self._brought(entry, unit)
+        except DlsError as error:
+            way.error = error
+            raise
+        finally:
+            with self._turn:
+                if way.data is not None:
+                    self._keep(unit.digest, way.data)
+                del self._ways[unit.digest]
+            way.over.set()
+        return way.data
+
+    def _keep(self, digest: bytes, data: bytes) -> None:
+        if digest not in self._units:
+            self._units[digest] = data
+            self._held += len(data)
+        while self._held > _MEMORY and len(self._units) > 1:
+            _, gone = self._units.popitem(last=False)
+            self._held -= len(gone)
+
+    def _brought(self, entry: Entry, unit: Unit) -> bytes:
+        """A unit from the cache or from the store, once there is room for it."""
+        size = unit.stop - unit.start
         with self._turn:
-            found = self._units.get(unit.digest)
-            if found is not None:
-                self._units.move_to_end(unit.digest)
-                return found
-        name = unit.digest.hex()
-        data = self._cache.get(name, unit.stop - unit.start) if self._cache is not None else None
-        if data is None or digests.of(data) != unit.digest:
-            data = self._fetched(entry, unit)
-            if self._cache is not None:
-                self._cache.put(name, data)
-        with self._turn:
-            if unit.digest not in self._units:
-                self._units[unit.digest] = data
-                self._held += len(data)
-            while self._held > _MEMORY and len(self._units) > 1:
-                _, gone = self._units.popitem(last=False)
-                self._held -= len(gone)
-        return data
+            while self._coming and self._coming + size > _MEMORY:
+                self._turn.wait()
+            self._coming += size
+        try:
+            name = unit.digest.hex()
+            data = self._cache.get(name, size) if self._cache is not None else None
+            if data is None or digests.of(data) != unit.digest:
+                data = self._fetched(entry, unit)
+                if self._cache is not None:
+                    self._cache.put(name, data)
+            return data
+        finally:
+            with self._turn:
+                self._coming -= size
+                self._turn.notify_all()
 
     def _fetched(self, entry: Entry, unit: Unit) -> bytes:
         data = b"".join(self._store.read(entry.path, unit.start, unit.stop))
@@ -168,7 +223,8 @@ def unit_at(entry: Entry, offset: int) -> Unit:
 def open_plain(store: Store, manifest: Manifest, *, cache_folder: str = "", cache_bytes: int = LIMIT) -> Plain:
     """The tree of a manifest whose files lie behind a store; the store is closed with it.
 
-    Files belong to whoever opens them.  Memory: 64 MiB of units and the largest one, some segments, frames of names.
+    Files belong to whoever opens them.  Memory: 64 MiB of units and the largest one, as much of those that come, some
+    segments, frames of names.
     """
     said = f"plain {_VERSION} {os.geteuid()}".encode() + manifest.digest
     version = digests.of(said).hex()[:32]
