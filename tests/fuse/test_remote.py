@@ -119,11 +119,13 @@ def test_a_damaged_cache_is_no_cache(store: Store, tree: Path, tmp_path: Path, r
 @pytest.mark.spec("IMAGE-12", "IMAGE-9")
 def test_wrong_bytes_from_afar_are_told_and_mended(store: Store, tree: Path, packed: bytes, tmp_path: Path) -> None:
     with open_remote(again(store), b"i.sqfs", cache_folder=str(tmp_path / "cache")) as image:
-        real = image.source.range  # type: ignore[attr-defined]
-        image.source.range = lambda a, b: bytes(x ^ 1 for x in real(a, b))  # type: ignore[attr-defined]
+        source = image.source
+        assert isinstance(source, RemoteFile)
+        real = source.parts
+        source.parts = lambda a, b: (bytes(x ^ 1 for x in part) for part in real(a, b))  # type: ignore[method-assign]
         with pytest.raises(Corrupt):
             image.read(image.find(b"sizes/large"))
-        image.source.range = real  # type: ignore[attr-defined]
+        source.parts = real  # type: ignore[method-assign]
         same(image, tree)
 
 
@@ -274,20 +276,49 @@ def test_many_threads_fetch_each_piece_once(wide: Store, broad: tuple[Path, byte
 
 
 @pytest.mark.spec("IMAGE-12")
+def test_a_piece_is_had_before_the_rest_of_its_request(wide: Store, broad: tuple[Path, bytes]) -> None:
+    want = (broad[0] / "large").read_bytes()
+    with open_remote(again(wide), b"i.sqfs") as image:
+        attr, source = image.find(b"large"), image.source
+        assert isinstance(source, RemoteFile)
+        real = source.parts
+        begun, go_on, rest = threading.Event(), threading.Event(), threading.Event()
+
+        def slow(start: int, stop: int) -> Iterator[bytes]:
+            whole = b"".join(real(start, stop))
+            yield whole[:1000]
+            yield whole[1000 : 2 * PIECE + 5]
+            begun.set()
+            go_on.wait(20)
+            rest.set()
+            yield whole[2 * PIECE + 5 :]
+
+        source.parts = slow  # type: ignore[method-assign]
+        source._later(range(21, 29))
+        assert begun.wait(20)
+        at = 21 * PIECE - image.index.blocks[attr.a][0]  # what lies there does not shrink
+        at += -at % image.block
+        assert image.read(attr, at, at + 1000) == want[at : at + 1000]
+        assert not rest.is_set()
+        go_on.set()
+        assert image.read(attr) == want
+
+
+@pytest.mark.spec("IMAGE-12")
 def test_a_fork_while_pieces_are_on_their_way(wide: Store, broad: tuple[Path, bytes]) -> None:
     """The child has none of the threads that were fetching, and the lock may be held by one of them for ever."""
     want = (broad[0] / "large").read_bytes()
     with open_remote(again(wide), b"i.sqfs") as image:
         attr, source = image.find(b"large"), image.source
         assert isinstance(source, RemoteFile)
-        real, go_on = source.range, threading.Event()
+        real, go_on = source.parts, threading.Event()
 
-        def slow(start: int, stop: int) -> bytes:
+        def slow(start: int, stop: int) -> Iterator[bytes]:
             if threading.current_thread().name == "image-ahead":
                 go_on.wait(30)
-            return real(start, stop)
+            yield from real(start, stop)
 
-        source.range = slow  # type: ignore[method-assign]
+        source.parts = slow  # type: ignore[method-assign]
         for number in range(3):
             image.read(attr, number * PIECE, number * PIECE + 10)
         until = time.monotonic() + 10
@@ -300,7 +331,7 @@ def test_a_fork_while_pieces_are_on_their_way(wide: Store, broad: tuple[Path, by
             status = 1
             try:
                 signal.alarm(20)
-                source.range = real  # type: ignore[method-assign]
+                source.parts = real  # type: ignore[method-assign]
                 status = int(image.read(attr, 0, 8 << 20) != want[: 8 << 20])
             finally:
                 os._exit(status)

@@ -23,10 +23,21 @@ def far(delay_s: float = 0.02, rate: float = 1e9, kept: int = 1 << 20) -> Width:
 
 @pytest.mark.spec("IMAGE-12")
 def test_as_much_comes_as_a_round_trip_takes() -> None:
-    assert len(far(0.02, 100e6).missed(500, 500)) == 4  # 2 MB are 7.6 pieces, rounded down to a power of two
+    assert len(far(0.02, 100e6).missed(500, 500)) == 16  # 4 times 7 pieces, rounded down to a power of two
     assert len(far(0.02, 1e9).missed(500, 500)) == MOST
     assert not far(0.0005, 100e6).missed(500, 500)
     assert not far(0.02, 10e6).missed(500, 500)
+
+
+@pytest.mark.spec("IMAGE-12")
+def test_who_shares_a_line_sees_a_part_of_its_rate() -> None:
+    alone, shared = (Width(PIECES, PIECE, 1 << 20) for _ in range(2))
+    for _ in range(30):
+        alone.told(0.02, 1 << 20, 0.01)
+        shared.told(0.02, 1 << 20, 0.04, 4)
+    for width in (alone, shared):
+        width.missed(0, 0)
+    assert len(alone.missed(500, 500)) == len(shared.missed(500, 500)) == 32
 
 
 @pytest.mark.spec("IMAGE-12")

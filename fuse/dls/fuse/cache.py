@@ -177,12 +177,11 @@ class Cache:
 
     def _remove_oldest(self, full: bool) -> None:
         found: list[_Piece] = []
-        folders: list[str] = []
-        for image in os.scandir(self._top):
-            if image.is_dir(follow_symlinks=False):
-                folders.append(image.path)
-                with suppress(OSError):
-                    found += _pieces(image.path)
+        with os.scandir(self._top) as images:
+            folders = [image.path for image in images if image.is_dir(follow_symlinks=False)]
+        for folder in folders:
+            with suppress(OSError):
+                found += _pieces(folder)
         total = sum(piece.size for piece in found)
         most = min(total, self._limit) if full else self._limit
         if total > self._limit or full:
@@ -220,8 +219,13 @@ def _pieces(folder: str) -> list[_Piece]:
     out: list[_Piece] = []
     parts: list[_Piece] = []
     youngest, now = 0, time.time_ns()
-    for one in os.scandir(folder):
-        info = one.stat(follow_symlinks=False)
+    with os.scandir(folder) as inside:
+        seen = list(inside)
+    for one in seen:
+        try:
+            info = one.stat(follow_symlinks=False)
+        except FileNotFoundError:  # another process removed it
+            continue
         if one.name.startswith("."):
             if now - info.st_mtime_ns > _TEMPORARY_S * 1_000_000_000 and one.name != _CLAIM_FILE:
                 with suppress(OSError):

@@ -33,7 +33,7 @@ from dls.logistics.url import Url, parse
 
 PIECE: Final = 256 << 10
 REQUEST: Final = 8
-"""Pieces in one request that is made ahead."""
+"""Pieces in one request that is made ahead; more, where all connections have as many."""
 KEPT: Final = 96
 """Pieces kept in memory."""
 CONNECTIONS: Final = 3
@@ -87,7 +87,7 @@ class RemoteFile:
         """Begin without threads: there are none yet, or they stayed behind in the process that forked."""
         self._lock = threading.Lock()
         self._ahead: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
-        self._threads, self._owner = 0, os.getpid()
+        self._threads, self._owner, self._flying = 0, os.getpid(), 0
         self._coming: dict[int, _Coming] = {}
 
     def content(self, name: bytes) -> None:
@@ -99,30 +99,41 @@ class RemoteFile:
 
     def range(self, start: int, stop: int) -> bytes:
         """Bytes straight from the store: all of them, of the version that was opened, or an error."""
+        return b"".join(self.parts(start, stop))
+
+    def parts(self, start: int, stop: int) -> Iterator[bytes]:
+        """The same, as they come; the last one only if they were all."""
         if self._down is not None and time.monotonic() < self._down[0]:
             why = self._down[1]
             raise Unavailable(why.message, code=why.code, remedy=why.remedy, **why.facts)
         self.requests += 1
-        store, began = self._store, time.monotonic()
+        self._flying += 1
+        store, began, sharing = self._store, time.monotonic(), self._flying
         try:
             if isinstance(store, Versioned):
                 parts = store.read_version(self._key, self._stamp, start, stop)
             else:
                 parts = store.read(self._key, start, stop)
-            first = next(parts, b"")
-            answered = time.monotonic()
-            data = b"".join([first, *parts])
+            size = first = len(part := next(parts, b""))
+            answered, sharing = time.monotonic(), sharing + self._flying
+            for following in parts:
+                yield part
+                part = following
+                size += len(part)
+            ended, sharing = time.monotonic(), sharing + self._flying
         except Unavailable as error:
             self._down = time.monotonic() + _DOWN_S, error
             raise
         except (Conflict, NotFound) as error:
             raise self._changed() from error
+        finally:
+            self._flying -= 1
         self._down = None
-        if len(data) != stop - start:
+        if size != stop - start:
             raise self._changed()
         with self._lock:
-            self._width.told(answered - began, len(data) - len(first), time.monotonic() - answered)
-        return data
+            self._width.told(answered - began, size - first, ended - answered, sharing / 3)
+        yield part
 
     def _changed(self) -> Conflict:
         return Conflict(
@@ -253,7 +264,7 @@ class RemoteFile:
     def _fetch(self, first: int, last: int, coming: dict[int, _Coming]) -> dict[int, bytes]:
         out: dict[int, bytes] = {}
         if self.cache is None:
-            self._take(first, last, out)
+            self._take(first, last, out, coming)
         else:
             with self.cache.claimed(first, last) as alone:
                 missing: list[int] = list(range(first, last + 1))
@@ -262,16 +273,25 @@ class RemoteFile:
                     out = {number: data for number, data in found.items() if data is not None}
                     missing = [number for number in missing if number not in out]
                 for start, stop in _runs(missing):
-                    self._take(start, stop, out)
+                    self._take(start, stop, out, coming)
         for number, data in out.items():
             coming[number].data = data
         return out
 
-    def _take(self, first: int, last: int, out: dict[int, bytes]) -> None:
-        data = self.range(first * PIECE, min((last + 1) * PIECE, self.size))
-        for number in range(first, last + 1):
-            out[number] = data[(number - first) * PIECE : (number - first + 1) * PIECE]
-            self._put(number, out[number])
+    def _take(self, first: int, last: int, out: dict[int, bytes], coming: dict[int, _Coming]) -> None:
+        """Pieces from the store; who waits for one of them has it as soon as it is there."""
+        number, parts, have = first, list[bytes](), 0
+        for part in self.parts(first * PIECE, min((last + 1) * PIECE, self.size)):
+            parts.append(part)
+            have += len(part)
+            while number <= last and have >= (length := self._length(number)):
+                whole = b"".join(parts)
+                out[number] = data = whole[:length]
+                parts, have = [whole[length:]], have - length
+                self._put(number, data)
+                coming[number].data = data
+                coming[number].done.set()
+                number += 1
 
     # --------------------------------------------------------------------------------------------- ahead
 
@@ -282,9 +302,10 @@ class RemoteFile:
     def _later(self, pieces: _Range) -> None:
         """Have pieces fetched by other threads, which this process starts when it first needs them."""
         with self._lock:
-            wishes = range(pieces.start, pieces.stop, REQUEST)
+            step = max(REQUEST, -(-len(pieces) // CONNECTIONS))
+            wishes = range(pieces.start, pieces.stop, step)
             for start in wishes:
-                self._ahead.put((start, min(start + REQUEST, pieces.stop) - 1))
+                self._ahead.put((start, min(start + step, pieces.stop) - 1))
             starting = min(CONNECTIONS - self._threads, len(wishes))
             self._threads += starting
         for _ in range(starting):

@@ -1,9 +1,10 @@
 """Decides how much comes around a piece that is missing, where waiting costs more than bringing: numbers in and out.
 
-A request waits for one round trip, however little it brings.  What the line carries in that time (rate × delay) comes
-for at most the same time again; so around a missing piece as much is brought, in the hope that it is read, too: images
-are packed in the order of names, and jobs read neighbours.  Hope is bounded: what was brought unasked never exceeds
-`START` pieces and `EACH` for every piece that somebody read.  Pure.
+A request waits for one round trip, however little it brings.  Where the line carries two pieces or more in that time
+(rate × delay), TIMES as much is brought from around a missing piece, in the hope that it is read, too: images are
+packed in the order of names, jobs read neighbours, and who reads a thousand files by chance soon needs every piece.
+Hope is bounded: what was brought unasked never exceeds `START` pieces and `EACH` for every piece that somebody read.
+Pure.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ START: Final = 256
 """Pieces that may be brought before anybody proved that it pays: 64 MiB."""
 EACH: Final = 8
 """Pieces that may be brought besides, for each that was read."""
+TIMES: Final = 4
+"""Round trips of the line's time that one miss may cost: whoever misses next waits behind what is brought."""
 MOST: Final = 64
 """Pieces around one: 16 MiB."""
 SURE: Final = 1
@@ -37,12 +40,13 @@ class Width:
         self._delay, self._rate, self._told = 0.0, RATE, False
         self._unread: set[int] = set()
 
-    def told(self, delay_s: float, size: int, seconds: float) -> None:
-        """A request answered after `delay_s`; `size` bytes more came in the `seconds` after that."""
+    def told(self, delay_s: float, size: int, seconds: float, sharing: float = 1) -> None:
+        """A request answered after `delay_s`; `size` bytes more came in the `seconds` after that, over a line that
+        `sharing` requests shared."""
         if delay_s > 0:
             self._delay = min(delay_s, 0.9 * self._delay + 0.1 * delay_s) if self._delay else delay_s
         if size >= _TELLING and seconds > 0:
-            self._rate += (0.3 if self._told else 1.0) * (size / seconds - self._rate)
+            self._rate += (0.3 if self._told else 1.0) * (sharing * size / seconds - self._rate)
             self._told = True
 
     def read(self, first: int, last: int) -> None:
@@ -58,8 +62,9 @@ class Width:
         self._credit += EACH * (last - first + 1)
         if self._misses <= SURE:
             return range(0)
-        width = min(int(self._delay * self._rate) // self._piece, self._most, self._credit)
-        if width < 2:
+        line = int(self._delay * self._rate) // self._piece
+        width = min(TIMES * line, self._most, self._credit)
+        if line < 2 or width < 2:
             return range(0)
         width = 1 << (width.bit_length() - 1)
         start = first // width * width
