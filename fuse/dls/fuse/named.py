@@ -29,6 +29,8 @@ _SPANS_KEPT: Final = 4096
 _PROBES: Final = 1 << 16
 """Slots looked at for one name; a table that is three quarters full needs some hundred at the very most."""
 _OFF_AND_SIZE: Final = struct.Struct("<QI")
+_SPAN: Final = struct.Struct("<Q16xIIQ")
+"""From the ninth byte of a folder's record: where its listing is, its bytes, its inode number."""
 _NO_NAMES: Final = frozenset({b"", b".", b".."})
 
 
@@ -101,9 +103,12 @@ class Named(Tree):
 
     def _span(self, node: int) -> tuple[int, int, int]:
         """(inode number, first position of the listing, where it ends) of a folder."""
-        above = self.attr(node)
-        start = above.a << 3
-        found = above.ino, start, start + above.b + (above.c << 32)
+        frame, at = self.frame(node << 3 >> self._frame_bits), node << 3 & self._in_frame
+        if at + HEAD > len(frame):
+            raise damaged("a record lies outside")
+        generation, low, high, ino = _SPAN.unpack_from(frame, at + 8)
+        start = (generation & LOW) << 3
+        found = ino, start, start + low + (high << 32)
         if len(self._spans) >= _SPANS_KEPT:
             self._spans.clear()
         self._spans[node] = found
@@ -161,9 +166,12 @@ class Named(Tree):
 
     def listing(self, folder: int, offset: int, size: int) -> list[bytes]:
         """Whole records of a folder from `offset` bytes on, at most `size` bytes."""
-        above = self.attr(folder)
-        start, length = above.a << 3, above.b + (above.c << 32)
-        at, stop = start + offset, start + length
+        _, start, stop = self._spans.get(folder) or self._span(folder)
+        at = start + offset
+        if at < stop <= at + size and at >> self._frame_bits == stop - 1 >> self._frame_bits:
+            frame, inside = self.frame(at >> self._frame_bits), at & self._in_frame
+            if _in_order(frame, inside, inside + stop - at, offset):  # as of most folders: all of it at once
+                return [frame[inside : inside + stop - at]]
         out: list[bytes] = []
         while at < stop:
             number, inside = at >> self._frame_bits, at & self._in_frame
@@ -266,3 +274,16 @@ class Named(Tree):
         if inside > size or any(not name or b"\0" in name for name in out):
             raise damaged("extended attributes")
         return out
+
+
+def _in_order(frame: bytes, at: int, end: int, offset: int) -> bool:
+    """Whether records fill this part of a frame, each of which says where the next one is in the listing."""
+    base, unpack = offset - at, _OFF_AND_SIZE.unpack_from
+    if end > len(frame):
+        return False
+    while at + HEAD < end:
+        said, size = unpack(frame, at + 136)
+        at += HEAD + (size + 7 & ~7)
+        if not size or said != base + at:
+            return False
+    return at == end
