@@ -70,6 +70,10 @@ def contradicted(context: Context, address: str, now: Manifest, *, whole: bool) 
     return changes
 
 
+OURS = frozenset({"disk-full", "read-only", "name-not-held", "no-state", "state-damaged", "stalled", "same-place"})
+"""Troubles of the target, or of our own: another source does not help."""
+
+
 def blame(context: Context, replica: Replica, failures: Failures) -> None:
     """A source did not give what was recorded: mark the files, and let nothing rest on it."""
     marks: dict[bytes, FileState] = {}

@@ -16,14 +16,13 @@ from dls.logistics.transfer.listing import Wanted, known, listed
 from dls.logistics.transfer.small import Failures
 from dls.madpp import attested, copying, imaging
 from dls.madpp.action import Context, Facts, bounded, checked
-from dls.madpp.actions.stage_in import OURS
 from dls.madpp.actions.staged import rested
 from dls.madpp.attested import State
 from dls.madpp.facts import hardware, software
 from dls.madpp.layout import held_url
 from dls.madpp.places import apart, containing, replica_id, replicas_at
 from dls.madpp.record import counts, evidence, facts_of, placed, record, versioned
-from dls.madpp.saved import blame, contradicted, reached, withdraw
+from dls.madpp.saved import OURS, blame, contradicted, reached, withdraw
 from dls.madpp.source import (
     From,
     Wish,

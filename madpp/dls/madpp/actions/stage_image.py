@@ -23,7 +23,7 @@ from dls.madpp.facts import hardware, software
 from dls.madpp.places import replica_id, replicas_at, root_url
 from dls.madpp.reading import places
 from dls.madpp.record import counts, evidence, placed, record
-from dls.madpp.saved import NOTHING, blame, reached
+from dls.madpp.saved import NOTHING, OURS, blame, reached
 from dls.madpp.source import From, Wish, lies_in, wish
 
 
@@ -198,8 +198,6 @@ def _may_go(context: Context, buffer: Buffer, address: str, state: attested.Stat
 
 def _bring(context: Context, work: _Work, buffer: Buffer, *, over: bool) -> From:
     """From the first source that can give everything."""
-    from dls.madpp.actions.stage_in import OURS
-
     errors = list[DlsError]()
     for number, one in enumerate(work.froms):
         context.say("route", {"from": one.text, "to": context.buffers.path(buffer), "what": work.wish.version.id})

@@ -20,10 +20,10 @@ from dls.madpp import copying
 from dls.madpp.action import Context, Facts, bounded, checked
 from dls.madpp.actions import stage_image
 from dls.madpp.actions.release import FROM, free_expired
-from dls.madpp.actions.staged import record_staged, short_name, staged_id
+from dls.madpp.actions.staged import Work, record_staged, short_name, staged_id
 from dls.madpp.places import apart, replicas_at, root_url
 from dls.madpp.record import counts
-from dls.madpp.saved import NOTHING, blame, reached
+from dls.madpp.saved import NOTHING, OURS, blame, reached
 from dls.madpp.source import From, Wish, address, ends, lifetime, new_name, opened, shown, sources, there, wish
 
 
@@ -102,25 +102,6 @@ class StageIn:
             facts = _fill(context, storage, work, found, buffer)
             claim.finish({"buffer": facts["buffer"], "run": context.run})
         return bounded(facts)
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What is to be brought, and the places that have it."""
-
-    label: str
-    content: bytes
-    """Names the content: its digest, or that of the listing while nothing is hashed."""
-    wanted: Wanted
-    froms: list[From]
-    """Best first; none where only the buffer itself has it."""
-    target: Store
-    wish: Wish | None = None
-    key: str = ""
-    """The dataset that stands for what lies at an address."""
-    store: Store | None = None
-    """The store at that address."""
-    only: bytes = b""
 
 
 def _prepare(context: Context, what: str, storage: Storage) -> Work:
@@ -256,10 +237,6 @@ def proven(context: Context, wanted: Wanted, store: Store, label: str) -> Outcom
     for failures in (proof.corrupt, proof.missing, proof.unread):
         copying.failed(failures, f"reading {store.url}, the only copy of {label}")
     return Outcome(proof.manifest, proof.place, 0, proof.manifest.files, proof.manifest.size)
-
-
-OURS = frozenset({"disk-full", "read-only", "name-not-held", "no-state", "state-damaged", "stalled", "same-place"})
-"""Troubles of the target, or of our own: another source does not help."""
 
 
 def _changed(context: Context, buffer: Buffer, exc: Exists) -> DlsError:

@@ -19,13 +19,13 @@ from dls.logistics.transfer.receipt import Place, Receipt
 from dls.logistics.transfer.run import Outcome
 from dls.madpp import copying
 from dls.madpp.action import Context, Facts, bounded, checked
-from dls.madpp.actions.stage_in import OURS, proven
+from dls.madpp.actions.stage_in import proven
 from dls.madpp.actions.staged import rested
 from dls.madpp.facts import hardware, software
 from dls.madpp.layout import held_url
 from dls.madpp.places import apart, containing, replica_id, replicas_at, root_url
 from dls.madpp.record import counts, evidence, placed, record, versioned
-from dls.madpp.saved import blame, reached
+from dls.madpp.saved import OURS, blame, reached
 from dls.madpp.source import (
     From,
     Wish,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from dls.catalogue.changes import AddActivity, AddReplica, AddVersion, Change, PutDataset
 from dls.catalogue.model import Port
@@ -12,6 +12,8 @@ from dls.logistics import names, url
 from dls.logistics.buffer import Buffer
 from dls.logistics.errors import NotFound
 from dls.logistics.site import Storage
+from dls.logistics.store import Store
+from dls.logistics.transfer.listing import Wanted
 from dls.logistics.transfer.run import Outcome
 from dls.logistics.url import Url
 from dls.madpp.action import Context, Facts
@@ -19,10 +21,26 @@ from dls.madpp.facts import hardware, software
 from dls.madpp.places import replica_id, root_url
 from dls.madpp.record import evidence, placed, record, versioned
 from dls.madpp.saved import contradicted, refs, rest
-from dls.madpp.source import From
+from dls.madpp.source import From, Wish
 
-if TYPE_CHECKING:
-    from dls.madpp.actions.stage_in import Work
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be brought, and the places that have it."""
+
+    label: str
+    content: bytes
+    """Names the content: its digest, or that of the listing while nothing is hashed."""
+    wanted: Wanted
+    froms: list[From]
+    """Best first; none where only the buffer itself has it."""
+    target: Store
+    wish: Wish | None = None
+    key: str = ""
+    """The dataset that stands for what lies at an address."""
+    store: Store | None = None
+    """The store at that address."""
+    only: bytes = b""
 
 
 def short_name(at: Url) -> str:
