@@ -86,6 +86,8 @@ class RemoteFile:
     def _anew(self) -> None:
         """Begin without threads: there are none yet, or they stayed behind in the process that forked."""
         self._lock = threading.Lock()
+        self._count = threading.Lock()
+        """Of requests alone: they may end wherever whoever reads from one is given up."""
         self._ahead: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
         self._threads, self._owner, self._flying = 0, os.getpid(), 0
         self._coming: dict[int, _Coming] = {}
@@ -106,9 +108,11 @@ class RemoteFile:
         if self._down is not None and time.monotonic() < self._down[0]:
             why = self._down[1]
             raise Unavailable(why.message, code=why.code, remedy=why.remedy, **why.facts)
-        self.requests += 1
-        self._flying += 1
-        store, began, sharing = self._store, time.monotonic(), self._flying
+        with self._count:
+            self.requests += 1
+            self._flying += 1
+            sharing = self._flying
+        store, began = self._store, time.monotonic()
         try:
             if isinstance(store, Versioned):
                 parts = store.read_version(self._key, self._stamp, start, stop)
@@ -127,7 +131,8 @@ class RemoteFile:
         except (Conflict, NotFound) as error:
             raise self._changed() from error
         finally:
-            self._flying -= 1
+            with self._count:
+                self._flying -= 1
         self._down = None
         if size != stop - start:
             raise self._changed()
