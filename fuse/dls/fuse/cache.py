@@ -20,6 +20,8 @@ from typing import Final, NamedTuple
 
 from dls.fuse.codec import sum_of
 
+LIMIT: Final = 10 << 30
+"""Bytes of pieces that are kept, unless somebody says otherwise."""
 _SUM: Final = 4
 _SHARE: Final = 32
 """The folder is looked through whenever this part of its limit was written by one process."""

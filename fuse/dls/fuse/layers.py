@@ -13,13 +13,11 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from dls.fuse.foreign.archive import Archive
+from dls.fuse.cache import LIMIT
 from dls.fuse.image import Image
 from dls.fuse.index import FOOTER, damaged
 from dls.fuse.opening import open_tree
-from dls.fuse.remote import LIMIT, open_at
 from dls.fuse.tree import Tree
-from dls.fuse.union import Union
 from dls.logistics import digest as digests
 from dls.logistics import names
 from dls.logistics.errors import Conflict, NotFound, Unsupported
@@ -80,8 +78,14 @@ def open_stack(text: str, cache_folder: str = "", cache_bytes: int = 0, **option
     parts = split(text)
     if len(parts) == 1:
         found = open_tree(text, **kept, **options)
-        return found if isinstance(found, Archive) else whole(found, **kept)
-    return Union(text, opened(parts, **kept))
+        return whole(found, **kept) if type(found) is Image else found
+    return _union(text, opened(parts, **kept))
+
+
+def _union(name: str, trees: Sequence[Tree]) -> Tree:
+    from dls.fuse.union import Union  # most images are no layers, and open sooner without it
+
+    return Union(name, trees)
 
 
 def whole(image: Image, **options: Any) -> Tree:
@@ -91,7 +95,7 @@ def whole(image: Image, **options: Any) -> Tree:
     except BaseException:
         image.close()
         raise
-    return Union(image.name, [*under, image]) if under else image
+    return _union(image.name, [*under, image]) if under else image
 
 
 def opened(urls: Sequence[str], **options: Any) -> list[Image]:
@@ -142,7 +146,7 @@ def open_over(openers: Sequence[Callable[[], Tree]]) -> Tree:
                     store=tree.name,
                     remedy="make one image of it (dls compact, dls pack), or leave out --union",
                 )
-        return Union(" over ".join(tree.name for tree in found), found[::-1])
+        return _union(" over ".join(tree.name for tree in found), found[::-1])
     except BaseException:
         for tree in found:
             tree.close()
@@ -150,6 +154,8 @@ def open_over(openers: Sequence[Callable[[], Tree]]) -> Tree:
 
 
 def _image(url: str, options: dict[str, Any]) -> Image:
+    from dls.fuse.remote import open_at
+
     found = open_at(url, **options)
     if not isinstance(found, Image):
         raise Unsupported(

@@ -13,13 +13,12 @@ import threading
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
-from dls.fuse.cache import Cache
+from dls.fuse.cache import LIMIT, Cache
 from dls.fuse.foreign.archive import Indexed
 from dls.fuse.foreign.members import DANGLING, Member, Members
 from dls.fuse.index import Index
 from dls.fuse.indexing import Making, kept
 from dls.fuse.records import Attr
-from dls.fuse.remote import LIMIT
 from dls.logistics import digest as digests
 from dls.logistics import names
 from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
 from typing import Any, Final
 
-from dls.fuse.cache import Cache
+from dls.fuse.cache import LIMIT, Cache
 from dls.fuse.image import Image, index_size, matched, open_image
 from dls.fuse.index import FOOTER
 from dls.fuse.index_far import fetched_index
@@ -38,7 +38,6 @@ KEPT: Final = 96
 """Pieces kept in memory."""
 CONNECTIONS: Final = 3
 """Requests ahead under way at once, beside those that somebody waits for."""
-LIMIT: Final = 10 << 30
 PATIENCE_S: Final = 15.0
 """Silence of a service after which whoever reads gets an error."""
 _DOWN_S: Final = 0.5

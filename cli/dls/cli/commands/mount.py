@@ -121,6 +121,8 @@ class _Shown(NamedTuple):
 
 def _shown(front: Front, images: Sequence[str], union: bool, kept: dict[str, Any]) -> _Shown:
     """One image, several on top of one another, or several side by side."""
+    if len(images) == 1 and "=" not in images[0] and not union:
+        return _one(front, images[0], kept)
     from dls.fuse import beside, layers
 
     if union:
