@@ -512,7 +512,7 @@ def test_the_caller_is_let_go(plain: str, tmp_path: Path) -> None:
         assert log.read_text() == ""
     finally:
         mounting.unmount(str(tmp_path / "m"), lazy=True)
-    wait_until(lambda: not keeper.is_running() or keeper.status() == "zombie")
+    wait_until(lambda: not lives(keeper))
 
 
 def _keeps(process: psutil.Process, image: str) -> bool:
@@ -601,7 +601,7 @@ def test_a_mount_whose_processes_are_all_killed(plain: str, tmp_path: Path) -> N
     with ours(plain, tmp_path / "m") as keeper:
         assert (tmp_path / "m" / "file").stat().st_size == 1 << 20
         os.listdir(tmp_path / "m")
-        for process in (psutil.Process(keeper), *psutil.Process(keeper).children()):
+        for process in (psutil.Process(keeper), *both(keeper)):
             process.suspend()
         for pid in [keeper, *(one.pid for one in psutil.Process(keeper).children())]:
             os.kill(pid, signal.SIGKILL)
