@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from components import archives, rars
 from dls.fuse.opening import open_tree
+from dls.logistics.errors import Corrupt
 
 FORMS = [
     "gnu.tar", "pax-sparse.tar", "pax-sparse-0.1.tar", "plain.tar.gz", "plain.tar.bz2", "plain.tar.xz", "plain.tar.zst",
@@ -122,6 +124,29 @@ def test_damaged_archives(name: str, small: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     told, _, _ = map(int, done.stdout.split())
     assert told, "damage is met"
+
+
+@pytest.mark.spec("FOREIGN-4")
+def test_a_damaged_name_in_a_zip_is_told(tmp_path: Path) -> None:
+    """No sum covers it, but it stands twice."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("a/file-2", b"two")
+        archive.writestr("a/file-3", b"three")
+    bad = bytearray(out.getvalue())
+    bad[bad.rfind(b"file-2") + 5] ^= 1  # now there are two of that name
+    (tmp_path / "bad.zip").write_bytes(bad)
+    given = []
+    with open_tree(str(tmp_path / "bad.zip")) as tree, suppress(Corrupt):
+        given.append(tree.read(tree.find(b"a/file-3")))
+    assert given in ([], [b"three"])
+    bad = bytearray(out.getvalue())
+    bad[bad.rfind(b"file-2") + 5] ^= 8
+    (tmp_path / "other.zip").write_bytes(bad)
+    with open_tree(str(tmp_path / "other.zip")) as tree:
+        assert tree.read(tree.find(b"a/file-3")) == b"three"
+        with pytest.raises(Corrupt, match="where its directory says"):
+            tree.read(tree.find(b"a/file-:"))
 
 
 # ------------------------------------------------------------------------------------------------ any shape

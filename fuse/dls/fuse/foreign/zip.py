@@ -89,10 +89,11 @@ class Zip(Archive):
 
 def begin_of(source: Source, entry: Entry) -> int:
     """Where the bytes of a member begin."""
-    data = source.at(entry.start, _LOCAL.size)
-    if len(data) != _LOCAL.size or data[:4] != b"PK\3\4":
+    data = source.at(entry.start, _LOCAL.size + len(entry.said))
+    # No sum covers names: a damaged one would give a file the content of another.
+    if data[:4] != b"PK\3\4" or data[_LOCAL.size :] != entry.said:
         raise damaged(source.name, f"there is no {names.show(entry.name)} where its directory says", entry.start)
-    *_, name_size, extra_size = _LOCAL.unpack(data)
+    *_, name_size, extra_size = _LOCAL.unpack(data[: _LOCAL.size])
     begin = entry.start + _LOCAL.size + name_size + extra_size
     if begin + entry.packed > source.size:
         raise damaged(source.name, f"it was cut short inside {names.show(entry.name)}", source.size)

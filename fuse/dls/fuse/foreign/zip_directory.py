@@ -44,6 +44,8 @@ class Entry(NamedTuple):
     mtime_ns: int
     ends: int
     """Where the next entry begins."""
+    said: bytes
+    """The name as it is stored, here and before the member."""
 
 
 class Directory(NamedTuple):
@@ -122,7 +124,7 @@ def entry_in(data: bytes, at: int, position: int, shift: int, shown: str) -> Ent
     begin, stop = at + _ENTRY.size, at + _ENTRY.size + name_size + extra_size + note_size
     if magic != _ENTRY_MAGIC or stop > len(data):
         raise damaged(shown, "its directory is not one", position)
-    name = data[begin : begin + name_size]
+    said = name = data[begin : begin + name_size]
     extra = _extra(data[begin + name_size : begin + name_size + extra_size])
     if 1 in extra:
         wide = extra[1]
@@ -136,7 +138,8 @@ def entry_in(data: bytes, at: int, position: int, shift: int, shown: str) -> Ent
     if system in (_FAT, _NTFS) and b"\\" in name and b"/" not in name:
         name = name.replace(b"\\", b"/")  # some programs of Windows write their own sign
     mode = _mode(attributes, system, name)
-    return Entry(name, flags, method, crc, packed, size, start + shift, mode, uid, gid, mtime_ns, position + stop - at)
+    ends = position + stop - at
+    return Entry(name, flags, method, crc, packed, size, start + shift, mode, uid, gid, mtime_ns, ends, said)
 
 
 def _extra(data: bytes) -> dict[int, bytes]:
