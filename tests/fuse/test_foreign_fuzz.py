@@ -149,6 +149,21 @@ def test_a_damaged_name_in_a_zip_is_told(tmp_path: Path) -> None:
             tree.read(tree.find(b"a/file-:"))
 
 
+@pytest.mark.spec("FOREIGN-4")
+def test_a_member_of_a_zip_that_is_longer_than_it_says_is_told(tmp_path: Path) -> None:
+    """Also where its bytes up to there are another content: they are compared with the sum, or not given."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("file", b"words of a text " * 300)
+    bad = bytearray(out.getvalue())
+    at = bad.rfind(b"PK\1\2") + 24
+    assert int.from_bytes(bad[at : at + 4], "little") == 4800
+    bad[at : at + 4] = (4000).to_bytes(4, "little")
+    (tmp_path / "bad.zip").write_bytes(bad)
+    with open_tree(str(tmp_path / "bad.zip")) as tree, pytest.raises(Corrupt, match="longer than its directory says"):
+        tree.read(tree.find(b"file"))
+
+
 # ------------------------------------------------------------------------------------------------ any shape
 
 NAMES = st.text("ab-./é\n~ ", min_size=1, max_size=8).filter(

@@ -138,8 +138,8 @@ class Running:
             out += part[skip:used]
             self.at += used
             self._rest = part[used:]
-        if self.at == entry.size and not self._rest:
-            if self._next():
+        if self.at == entry.size:
+            if self._rest or self._next():
                 raise self._wrong("is longer than its directory says")
             if self._crc != entry.crc:
                 raise self._wrong("has another CRC-32 than its directory says")
