@@ -288,14 +288,16 @@ class RemoteFile:
         for part in self.parts(first * PIECE, min((last + 1) * PIECE, self.size)):
             parts.append(part)
             have += len(part)
-            while number <= last and have >= (length := self._length(number)):
-                whole = b"".join(parts)
-                out[number] = data = whole[:length]
-                parts, have = [whole[length:]], have - length
+            if number > last or have < self._length(number):
+                continue
+            whole, at = b"".join(parts), 0
+            while number <= last and have - at >= (length := self._length(number)):
+                out[number] = data = whole[at : at + length]
                 self._put(number, data)
                 coming[number].data = data
                 coming[number].done.set()
-                number += 1
+                number, at = number + 1, at + length
+            parts, have = [whole[at:]], have - at
 
     # --------------------------------------------------------------------------------------------- ahead
 

@@ -49,8 +49,8 @@ class Indexed(Image):
         return self.pieces(self.attr(node), start, stop)
 
     def ready(self, node: int, start: int) -> bool:
-        """Not known: what is far may have to come."""
-        return not self.far
+        """Not known."""
+        return True
 
 
 class Archive(Indexed):
