@@ -69,7 +69,7 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
         wanted = known(in_memory(pickle.loads(Path(case["manifest"]).read_bytes())))
     else:
         wanted = listed(source, state)
-    options = Options(**{"streams": 2, "durability": "process", **case.get("options", {})})
+    options = Options(**{"streams": 2, "durability": "process", "settle_s": 0, **case.get("options", {})})
     try:
         target = PosixStore(case["target"])
         outcome = run_copies(source, target, case["root"].encode(), wanted, receipts, logs=state, options=options)

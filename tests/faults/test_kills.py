@@ -128,6 +128,7 @@ class _Kills:
         return {} if self.case.get("all") else {"modes": False, "mtimes": False, "folders": False}
 
 
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("publish", ["whole", "file"])
 @pytest.mark.parametrize("form", ["known", "unknown"])
 @spec("TRANSFER-3", "TRANSFER-4", "TRANSFER-8", "TRANSFER-9", "TRANSFER-10", "TRANSFER-23")
@@ -138,12 +139,16 @@ def test_disk_to_disk(
     faults_full: bool,
     form: str,
     publish: str,
+    together: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Segments recorded each for itself, and (`together`) as many as were brought within a second at once."""
     source = work / "from"
     plant(source)
     plant_links(source)
     case: dict[str, Any] = {"source": str(source), "all": True, "file": publish == "file"}
+    if together:
+        case["options"] = {"settle_s": 1.0}
     if form == "known":
         case["manifest"] = str(manifest_of(source, work, monkeypatch))
     kills = _Kills(runner, work, case, runner.bodies, 1 + STREAMS)

@@ -28,6 +28,7 @@ from dls.logistics.stores.posix import PosixStore
 from dls.logistics.stores.s3 import S3Store
 from dls.logistics.testing.faults import Around
 from dls.logistics.testing.spec import spec
+from dls.logistics.transfer import sharing
 from dls.logistics.transfer.listing import known, listed
 from dls.logistics.transfer.plan import survey
 from dls.logistics.transfer.prove import Depth, prove
@@ -119,8 +120,13 @@ def test_an_object_that_changes_while_it_is_copied(tmp_path: Path, form: str) ->
         store.close()
 
 
+@pytest.mark.parametrize("processes", [1, 3])
 @spec("TRANSFER-18", "TRANSFER-8")
-def test_a_full_disk_ends_in_one_error_and_is_resumed_after_freeing(tmp_path: Path) -> None:
+def test_a_full_disk_ends_in_one_error_and_is_resumed_after_freeing(
+    tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "WORTH", 8)
+    options = Options(processes=processes)
     source = tmp_path / "from"
     source.mkdir()
     for n in range(300):
@@ -131,12 +137,14 @@ def test_a_full_disk_ends_in_one_error_and_is_resumed_after_freeing(tmp_path: Pa
         filler = disk.folder / "filler"
         filler.write_bytes(bytes(9 << 20))
         with pytest.raises(Unavailable) as told:
-            run_copies(store, PosixStore(disk.folder), b"to", listed(store), receipts, logs=tmp_path)
+            run_copies(store, PosixStore(disk.folder), b"to", listed(store), receipts, logs=tmp_path, options=options)
         assert told.value.code == "disk-full"
         assert told.value.remedy
         assert not (disk.folder / "to").exists()
         filler.unlink()
-        outcome = run_copies(store, PosixStore(disk.folder), b"to", listed(store), receipts, logs=tmp_path)
+        outcome = run_copies(
+            store, PosixStore(disk.folder), b"to", listed(store), receipts, logs=tmp_path, options=options
+        )
         assert outcome.complete
         assert outcome.kept > 0
         assert same_tree(source, disk.folder / "to") == []

@@ -184,7 +184,12 @@ def connect(settings: Settings | None = None) -> Dls:
         _opener(settings),
         local(settings.actor),
         settings.home / "transfers",
-        options=Options(settings.streams, settings.durability, settings.stall_s, settings.retries),
+        options=Options(
+            streams=settings.streams,
+            durability=settings.durability,
+            stall_s=settings.stall_s,
+            retries=settings.retries,
+        ),
         environ=settings.environ,
         cwd=settings.cwd,
     )

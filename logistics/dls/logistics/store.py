@@ -12,7 +12,7 @@ then raises Unsupported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -252,4 +252,13 @@ class Versioned(Protocol):
 
     def read_version(self, key: bytes, stamp: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """As `read`; Conflict `source-changed` where the key's stamp is another one by now."""
+        ...
+
+
+@runtime_checkable
+class Apart(Protocol):
+    """A store that another process on this machine can open for itself and see the same."""
+
+    def apart(self) -> Callable[[], Store]:
+        """What opens it there; it can be pickled and holds no secret."""
         ...

@@ -30,56 +30,107 @@ def test_all_work_together_and_the_first_failure_is_raised(count: int) -> None:
 
 
 def test_no_thread_keeps_a_process_from_ending() -> None:
-    daemons, ahead = list[bool](), Ahead()
+    daemons = list[bool]()
 
     def note() -> None:
         daemons.append(threading.current_thread().daemon)
 
     together(lambda stop: note(), 2)
-    ahead.put(note)
+    ahead = Ahead[int](lambda pieces: note())
+    ahead.put(1)
     ahead.end()
     watched(note, lambda: 0, 5.0, lambda: None, "noting")
     assert daemons == [True] * 4
 
 
 def test_ahead_is_one_thread_with_one_piece_at_a_time() -> None:
-    ahead, ran = Ahead(), list[tuple[int, str]]()
-    gate = threading.Event()
+    ran, gate = list[tuple[list[int], str]](), threading.Event()
 
-    def piece(n: int) -> None:
+    def work(pieces: list[int]) -> None:
         gate.wait(5)
-        ran.append((n, threading.current_thread().name))
+        ran.append((pieces, threading.current_thread().name))
 
-    ahead.put(lambda: piece(1))
+    ahead = Ahead(work)
+    ahead.put(1)
     assert ran == []
     gate.set()
     for n in (2, 3):
-        ahead.put(lambda n=n: piece(n))  # type: ignore[misc]
+        ahead.put(n)
     ahead.wait()
-    assert [n for n, _ in ran] == [1, 2, 3]
+    assert [pieces for pieces, _ in ran] == [[1], [2], [3]]
     assert {name for _, name in ran} == {"dls-ahead"}
     assert sum(t.name == "dls-ahead" for t in threading.enumerate()) == 1
     ahead.end()
     _gone("dls-ahead")
 
 
-def test_a_failure_ahead_is_raised_once_and_ending_forgives() -> None:
-    ahead = Ahead()
-
-    def fail() -> None:
-        raise ValueError("ahead")
-
-    ahead.put(fail)
-    with pytest.raises(ValueError, match="ahead"):
-        ahead.put(lambda: None)
+def test_ahead_takes_what_waits_together_after_a_while_or_when_it_is_full_or_at_the_end() -> None:
+    ran = list[list[int]]()
+    ahead = Ahead(ran.append, 0.2, 3)
+    began = time.monotonic()
+    ahead.put(1)
+    ahead.put(2)
+    while not ran:
+        time.sleep(0.001)
+    assert time.monotonic() - began >= 0.2
     ahead.wait()
-    ahead.put(fail)
-    with pytest.raises(ValueError, match="ahead"):
-        ahead.wait()
-    ahead.put(fail)
+    assert ran == [[1, 2]]
+    slow = Ahead(ran.append, 1e9, 3)
+    for n in range(3, 7):  # the fourth waits until the first three were taken
+        slow.put(n)
+    slow.wait()
+    assert ran == [[1, 2], [3, 4, 5], [6]]
+    slow.put(7)
+    slow.end()
+    assert ran[-1] == [7]
     ahead.end()
     _gone("dls-ahead")
-    Ahead().end()
+
+
+def test_no_more_than_so_many_are_outstanding_taken_ones_included() -> None:
+    gate, began, put = threading.Event(), threading.Event(), list[int]()
+
+    def work(pieces: list[int]) -> None:
+        began.set()
+        gate.wait(5)
+
+    ahead = Ahead(work, 0.0, 2)
+    ahead.put(0)
+    assert began.wait(5)
+
+    def fill() -> None:
+        for n in (1, 2):
+            ahead.put(n)
+            put.append(n)
+
+    filling = threading.Thread(target=fill)
+    filling.start()
+    filling.join(0.2)
+    assert put == [1], "one is dealt with, one waits"
+    gate.set()
+    filling.join(5)
+    assert put == [1, 2]
+    ahead.end()
+    _gone("dls-ahead")
+
+
+def test_a_failure_ahead_is_raised_once_and_ending_forgives() -> None:
+    def fail(pieces: list[int]) -> None:
+        if pieces != [2]:
+            raise ValueError("ahead")
+
+    ahead = Ahead(fail)
+    ahead.put(1)
+    with pytest.raises(ValueError, match="ahead"):
+        ahead.put(2)
+    ahead.wait()
+    ahead.put(1)
+    with pytest.raises(ValueError, match="ahead"):
+        ahead.wait()
+    ahead.put(1)
+    ahead.end()
+    _gone("dls-ahead")
+    Ahead(fail).end()
 
 
 def _gone(name: str) -> None:

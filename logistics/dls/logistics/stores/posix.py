@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat as st
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +27,7 @@ from dls.logistics.stores.posix_files import (
     entry_of,
     make_folder,
     make_link,
-    open_up,
+    remove_tree,
     same_file,
     same_link,
     stamp_of,
@@ -260,6 +259,10 @@ class PosixStore:
         self.names.check(prefix, self.url, self.room)
         return PosixStore(self.root + b"/" + prefix, staging=staging)
 
+    def apart(self) -> Callable[[], PosixStore]:
+        """How another process opens the same folder."""
+        return partial(PosixStore, self.root, staging=self._staging)
+
     def exists(self) -> bool:
         """Whether the root is there."""
         self._alive()
@@ -275,18 +278,7 @@ class PosixStore:
         self._alive()
         self._forget()
         with met(self.url):
-            try:
-                kind = os.lstat(self.root).st_mode
-            except FileNotFoundError:
-                return
-            if not st.S_ISDIR(kind):
-                os.unlink(self.root)
-                return
-            try:
-                shutil.rmtree(self.root)
-            except PermissionError:
-                open_up(self.root)
-                shutil.rmtree(self.root)
+            remove_tree(self.root)
 
     def move(self, pairs: Sequence[tuple[bytes, bytes]], *, over: bool = False) -> None:
         """Rename files and folders."""

@@ -1,17 +1,19 @@
 """System calls that Python's `os` lacks: syncfs(2), renameat2(2) with RENAME_NOREPLACE, fallocate(2), fstatfs(2),
-sync_file_range(2)."""
+sync_file_range(2), prctl(2)."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
+import signal
 from functools import cache
 
 _AT_FDCWD = -100
 _NOREPLACE = 1
 _BEGIN_WRITING = 2
 _TMPFS = 0x01021994
+_PR_SET_PDEATHSIG = 1
 
 
 @cache
@@ -79,6 +81,15 @@ def _in_memory(fd: int) -> bool:
     """Whether a file lies on tmpfs: statfs(2) begins with the kind of file system, a long."""
     told = (ctypes.c_long * 32)()  # 256 bytes: the structure has 120, on 64-bit machines
     return _libc().fstatfs(fd, told) == 0 and told[0] == _TMPFS
+
+
+def end_with_parent(parent: int) -> None:
+    """Be killed when the thread that started this process ends; leave at once where `parent` (its id) is gone."""
+    libc = _libc()
+    if hasattr(libc, "prctl"):
+        libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat as st
 import struct
 
@@ -87,6 +88,22 @@ def open_up(root: bytes) -> None:
         below = [one.path for one in found if one.is_dir(follow_symlinks=False)]
     for one in below:
         open_up(one)
+
+
+def remove_tree(root: bytes) -> None:
+    """Remove a folder and all in it, closed folders too; whatever else is there; nothing is fine."""
+    try:
+        kind = os.lstat(root).st_mode
+    except FileNotFoundError:
+        return
+    if not st.S_ISDIR(kind):
+        os.unlink(root)
+        return
+    try:
+        shutil.rmtree(root)
+    except PermissionError:
+        open_up(root)
+        shutil.rmtree(root)
 
 
 def make_link(entry: Entry, path: bytes) -> None:

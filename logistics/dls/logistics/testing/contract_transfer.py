@@ -148,7 +148,7 @@ class _Case:
                 wanted or self.wanted or listed(self.source),
                 self.receipts,
                 logs=self.logs,
-                options=Options(**{"streams": 1, **options}),
+                options=Options(**{"streams": 1, "settle_s": 0, **options}),
                 progress=Progress(),
             )
         finally:

@@ -35,7 +35,7 @@ def bring(
         progress.settled(len(found), sum(segment.sizes[i] for i in found), kept=True)
     kept = len(found)
     large = set(sorts.large)
-    one = Small(transfer.source, transfer.landing.stage, segment, progress, transfer.alive)
+    one = Small(transfer.source, transfer.landing.stage, segment, progress, transfer.alive, helpers=transfer.helpers)
     if transfer.logged:
         listed = transfer.evidence.sources(segment)
         one.placed = lambda i, digest, stamp: log.add_placed(i, digest, stamp, listed[i] if listed else b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +23,7 @@ from dls.logistics.transfer.parts import Large, differs
 from dls.logistics.transfer.plan import plan_segment, sort
 from dls.logistics.transfer.progress import Progress
 from dls.logistics.transfer.receipt import Place, Receipt, Receipts
+from dls.logistics.transfer.sharing import Helpers
 from dls.logistics.transfer.small import FATAL, Failures, Small
 from dls.logistics.transfer.threads import watched
 from dls.logistics.transfer.transfer import Options
@@ -68,6 +70,7 @@ class _Proof:
         self.depth, self.options, self.progress = depth, options, progress
         self.evidence = Evidence(receipts, wanted, store.url, self.alive)
         self.out = Proof(wanted.manifest, self.evidence.place)
+        self._helpers = Helpers(store, None, options.processes)
         self._over = False
 
     def alive(self) -> None:
@@ -82,8 +85,9 @@ class _Proof:
         manifest, progress = self.wanted.manifest, self.progress
         progress.phase = "hashing"
         progress.files_total, progress.bytes_total = manifest.files, manifest.size
-        for ref in manifest.refs:
-            self._segment(manifest.load(ref.digest))
+        with closing(self._helpers):
+            for ref in manifest.refs:
+                self._segment(manifest.load(ref.digest))
         if not self.wanted.known and self.out.good:
             self.out.manifest, self.out.place = self.evidence.named()
         progress.phase = "done"
@@ -141,7 +145,7 @@ class _Proof:
         self.progress.settled(len(files), sum(segment.sizes[i] for i in files), kept=True)
 
     def _read(self, segment: Segment, ordinals: Sequence[int]) -> dict[int, Known]:
-        one = Small(self.store, None, segment, self.progress, self.alive)
+        one = Small(self.store, None, segment, self.progress, self.alive, helpers=self._helpers)
         one.run([i for i in ordinals if segment.sizes[i] <= SMALL], self.options.retries)
         found: dict[int, Known] = {i: (one.digests[i], b"") for i in one.stamps}
         errors = dict(one.errors)

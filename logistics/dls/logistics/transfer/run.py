@@ -8,7 +8,7 @@ unproven ones.
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dls.logistics import names
@@ -24,7 +24,7 @@ from dls.logistics.transfer.listing import Wanted
 from dls.logistics.transfer.making import make_rest
 from dls.logistics.transfer.plan import Sorts, plan_segment, sort, survey
 from dls.logistics.transfer.progress import Progress
-from dls.logistics.transfer.receipt import Place, Receipt, Receipts
+from dls.logistics.transfer.receipt import Place, Receipts
 from dls.logistics.transfer.small import Failures
 from dls.logistics.transfer.threads import watched
 from dls.logistics.transfer.transfer import Options, Transfer
@@ -91,6 +91,7 @@ def _go(transfer: Transfer) -> Outcome:
     try:
         return _whole(transfer)
     finally:
+        transfer.helpers.close()
         transfer.ahead.end()
         transfer.logs.close()
 
@@ -196,17 +197,8 @@ def _segment(transfer: Transfer, segment: Segment, sorts: Sorts, outcome: Outcom
     made = evidence.receipt_of(segment, receipt, [*keep, *others], found)
     for i in sorts.left:
         made.done.add(i)
-    transfer.ahead.put(lambda: _commit(transfer, made, settled=not errors))
+    transfer.ahead.put((made, not errors))
     return False
-
-
-def _commit(transfer: Transfer, receipt: Receipt, *, settled: bool) -> None:
-    transfer.landing.sync()
-    if transfer.landing.settles():
-        receipt = replace(receipt, boot="")
-    transfer.evidence.record(receipt)
-    if settled:
-        transfer.logs.settled(receipt.segment, transfer.landing.abort)
 
 
 def _count_kept(transfer: Transfer, segment: Segment, sorts: Sorts) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from dls.logistics import digest as digests
 from dls.logistics.errors import Denied, DlsError
@@ -54,6 +55,14 @@ def passes(error: DlsError) -> bool:
     return error.retryable or error.code == "content-differs"
 
 
+class Others(Protocol):
+    """Those who take a part of the work (`dls.logistics.transfer.sharing`)."""
+
+    def share(self, small: Small, todo: Sequence[int]) -> Sequence[int]:
+        """Bring files together; those that are still to do are returned."""
+        ...
+
+
 @dataclass(slots=True)
 class Small:
     """Brings small files of one segment from `source` to `target`; `target` None only hashes them."""
@@ -65,6 +74,7 @@ class Small:
     alive: Callable[[], None]
     placed: Callable[[int, bytes, bytes], None] | None = None
     """Told of each file as it is placed: ordinal, digest, stamp at the target."""
+    helpers: Others | None = None
     digests: dict[int, bytes] = field(default_factory=dict)
     stamps: dict[int, bytes] = field(default_factory=dict)
     """Of what was put (b'' where only hashed): these are done."""
@@ -83,6 +93,28 @@ class Small:
             self._once(todo)
 
     def _once(self, todo: Sequence[int]) -> None:
+        if self.helpers is not None:
+            todo = self.helpers.share(self, todo)
+        if todo:
+            self.alone(todo)
+
+    def brought(
+        self, ordinals: Sequence[int], done: Sequence[int], digests: Sequence[bytes], stamps: Sequence[bytes]
+    ) -> None:
+        """Somebody else brought some of these: which, by their place among the ordinals; digests and stamps of each."""
+        sizes, size = self.segment.sizes, 0
+        for n, digest, stamp in zip(done, digests, stamps, strict=True):
+            i = ordinals[n]
+            self.digests[i] = digest
+            if self.placed is not None:
+                self.placed(i, digest, stamp)
+            self.stamps[i] = stamp
+            size += sizes[i]
+        self.progress.requests += len(ordinals)
+        self.progress.settled(len(done), size)
+
+    def alone(self, todo: Sequence[int]) -> None:
+        """Bring files in this process, once; what fails is in `errors`."""
         paths, sizes = self.segment.paths, self.segment.sizes
         with ending(self.source.fetch([Want(i, paths[i], sizes[i]) for i in todo])) as bodies:
             if self.target is None:

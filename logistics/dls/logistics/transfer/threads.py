@@ -5,12 +5,11 @@ The threads are daemons: one that hangs in a dead file system must not keep the 
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from dls.logistics.errors import Unavailable
 
@@ -52,44 +51,81 @@ def together(work: Callable[[threading.Event], None], count: int) -> None:
         raise failures[0]
 
 
-class Ahead:
-    """One helper thread, always the same, that takes a piece of work while the caller goes on; at most one piece is
-    outstanding."""
+class Ahead(Generic[T]):
+    """One helper thread, always the same, that deals with pieces while the caller goes on.
 
-    def __init__(self) -> None:
+    It takes all pieces that wait at once, at most every `every_s` seconds, so that what costs the same for one and for
+    many (a sync) is paid once.  At most `most` pieces are outstanding.
+    """
+
+    def __init__(self, work: Callable[[list[T]], None], every_s: float = 0.0, most: int = 1) -> None:
+        self._work, self._every_s, self._most = work, every_s, most
         self._thread: threading.Thread | None = None
-        self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._idle = threading.Event()
-        self._idle.set()
+        self._change = threading.Condition()
+        self._waiting: list[T] = []
+        self._taken = 0
+        """Pieces that the thread is dealing with."""
+        self._hurry = self._over = False
+        self._due = time.monotonic() + every_s
         self._failure: list[BaseException] = []
 
     def _run(self) -> None:
-        while (work := self._todo.get()) is not None:
+        while pieces := self._next():
             try:
-                work()
+                self._work(pieces)
             except BaseException as exc:  # noqa: BLE001 - raised again by wait()
                 self._failure.append(exc)
-            self._idle.set()
+            with self._change:
+                self._taken = 0
+                self._change.notify_all()
 
-    def put(self, work: Callable[[], None]) -> None:
-        """Wait for the previous piece, then start this one; raises what the previous one raised."""
-        self.wait()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="dls-ahead", daemon=True)
-            self._thread.start()
-        self._idle.clear()
-        self._todo.put(work)
+    def _next(self) -> list[T]:
+        """The pieces to deal with now, waited for; [] at the end."""
+        with self._change:
+            while not self._over or self._waiting:
+                rest = self._due - time.monotonic()
+                if self._waiting and (self._hurry or self._over or rest <= 0 or len(self._waiting) >= self._most):
+                    pieces, self._waiting = self._waiting, []
+                    self._taken, self._due = len(pieces), time.monotonic() + self._every_s
+                    return pieces
+                self._change.wait(rest if self._waiting else None)
+        return []
+
+    def put(self, piece: T) -> None:
+        """Leave a piece, as soon as there is room for it; raises what earlier ones raised."""
+        with self._change:
+            self._change.wait_for(lambda: len(self._waiting) + self._taken < self._most)
+            self._raise()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="dls-ahead", daemon=True)
+                self._thread.start()
+            self._waiting.append(piece)
+            self._change.notify_all()
 
     def wait(self) -> None:
-        """Return when nothing is outstanding; raises what the last piece raised."""
-        self._idle.wait()
-        if self._failure:
-            raise self._failure.pop()
+        """Return when nothing is outstanding; raises what the last pieces raised."""
+        self._settle()
+        self._raise()
 
     def end(self) -> None:
         """Return when nothing is outstanding, whatever became of it; the thread ends."""
-        self._idle.wait()
-        self._todo.put(None)
+        self._settle()
+        with self._change:
+            self._over = True
+            self._change.notify_all()
+
+    def _settle(self) -> None:
+        with self._change:
+            self._hurry = True
+            self._change.notify_all()
+            self._change.wait_for(lambda: not self._waiting and not self._taken)
+            self._hurry = False
+
+    def _raise(self) -> None:
+        if self._failure:
+            failure = self._failure[0]
+            self._failure.clear()
+            raise failure
 
 
 def watched(

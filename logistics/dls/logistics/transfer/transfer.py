@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from dls.logistics.errors import Unavailable
 from dls.logistics.store import Store
@@ -13,8 +14,12 @@ from dls.logistics.transfer.landing import Landing, Mode
 from dls.logistics.transfer.listing import Wanted
 from dls.logistics.transfer.log import Logs
 from dls.logistics.transfer.progress import Progress
-from dls.logistics.transfer.receipt import Place, Receipts
+from dls.logistics.transfer.receipt import Place, Receipt, Receipts
+from dls.logistics.transfer.sharing import Helpers
 from dls.logistics.transfer.threads import Ahead
+
+_OUTSTANDING: Final = 8
+"""Segments at most that are brought and not recorded: a megabyte each, and what a power cut costs."""
 
 
 def _go_on() -> None:
@@ -31,6 +36,8 @@ class Options:
     """`power`: synced before any fact is recorded; `process`: survives the end of the process only."""
     stall_s: float = 120.0
     """Silence that counts as hanging, seconds."""
+    settle_s: float = 1.0
+    """Segments are synced and recorded together, not sooner than so many seconds after those before; 0: each alone."""
     retries: int = 1
     """How often a file that failed in a way that may pass is tried again."""
     replace: Collection[bytes] = ()
@@ -38,6 +45,9 @@ class Options:
     fence: Callable[[], None] = _go_on
     """Asked often, from any thread, and before anything is published or recorded: raises `Stop` where the right to go
     on is lost."""
+    processes: int = 0
+    """At most so many at work on small files where source and target allow it; 0: as many as there are processors, up
+    to four."""
 
 
 class Transfer:
@@ -63,7 +73,8 @@ class Transfer:
         # A log saves second fetches where digests are unknown, or where hashing what lies there means reading it back.
         self.logged = not wanted.known or self.landing.mode is Mode.DIRECT
         self.replace = frozenset(options.replace)
-        self.ahead = Ahead()
+        self.ahead = Ahead(self._settle, options.settle_s, _OUTSTANDING if options.settle_s else 1)
+        self.helpers = Helpers(source, self.landing.stage, options.processes)
         self._over = False
 
     def alive(self) -> None:
@@ -71,6 +82,14 @@ class Transfer:
         if self._over:
             raise Unavailable("this transfer was given up", code="stalled")
         self.options.fence()
+
+    def _settle(self, receipts: list[tuple[Receipt, bool]]) -> None:
+        """Make facts of what was brought: one sync, then each segment's receipt; True where nothing of it failed."""
+        self.landing.sync()
+        for receipt, whole in receipts:
+            self.evidence.record(replace(receipt, boot="") if self.landing.settles() else receipt)
+            if whole:
+                self.logs.settled(receipt.segment, self.landing.abort)
 
     def give_up(self) -> None:
         """Nothing more shall be written or recorded."""
