@@ -19,7 +19,6 @@ from dls.fuse.index import MARK_AT, Index, damaged
 from dls.fuse.records import FORMER_FRAME, HEAD, LOW, SPREAD, WIDE, Attr, length_of
 from dls.fuse.sources import Source
 from dls.fuse.tree import Tree
-from dls.logistics.errors import NotFound
 
 _FRAMES_KEPT: Final = 16 << 20
 """Bytes of decoded frames that are kept."""
@@ -146,23 +145,30 @@ class Named(Tree):
         """The node of a path; NotFound with the path."""
         above, _, name = path.rpartition(b"/")
         folder = self._above.get(above)
-        if folder is None and name:
+        if folder is None:
             folder = self._known(above)
-        position = self._position(folder, name) if folder is not None and name else -1
-        return self.attr(position >> 3) if position >= 0 else super().find(path)
+        if folder >= 0 and name:
+            position = self._position(folder, name)
+            if position >= 0:
+                return records.unpack(self.frame(position >> self._frame_bits), position & self._in_frame)
+        return super().find(path)  # which says what is wrong
 
-    def _known(self, path: bytes) -> int | None:
-        """The node of a folder, from now on without looking for it; None where it is none."""
-        try:
-            attr = super().find(path)
-        except NotFound:
-            return None
-        if attr.mode >> 12 != 4:
-            return None
+    def _known(self, path: bytes) -> int:
+        """The node of a folder, from now on without looking for it; -1 where it is none."""
+        above, _, name = path.rpartition(b"/")
+        folder = self._above.get(above, -1)
+        todo = [name] if folder >= 0 else path.split(b"/")
+        node = folder if folder >= 0 else self.root
+        for name in todo:
+            position = self._position(node, name) if name else -1
+            if position < 0 or self.attr(position >> 3).mode >> 12 != 4:
+                return -1
+            node = position >> 3
         if len(self._above) >= _SPANS_KEPT:
             self._above.clear()
-        self._above[path] = attr.node
-        return attr.node
+            self._above[b""] = self.root
+        self._above[path] = node
+        return node
 
     def listing(self, folder: int, offset: int, size: int) -> list[bytes]:
         """Whole records of a folder from `offset` bytes on, at most `size` bytes."""
