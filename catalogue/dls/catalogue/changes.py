@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any, Final
 
 from dls.catalogue.fields import packed
@@ -16,10 +16,11 @@ from dls.catalogue.model import LOCAL, FileState, Json, Layout, Port, ReplicaSta
 from dls.logistics import digest as digests
 from dls.logistics import names
 from dls.logistics.errors import Conflict
+from dls.logistics.frozen import frozen
 from dls.logistics.manifest import SegmentRef
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PutDataset:
     """Create a dataset, or change what is said about it; None leaves a field as it is."""
 
@@ -38,7 +39,7 @@ class PutDataset:
     """One that the actor belongs to."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddVersion:
     """Add a content.  The content of the newest version again makes no new one: the answer names that version."""
 
@@ -48,7 +49,7 @@ class AddVersion:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddReplica:
     """Say that a version lies in a place.  One row per version, storage and URL: again, it updates that row."""
 
@@ -65,7 +66,7 @@ class AddReplica:
     """ULID of a new row; made here where ''."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetReplica:
     """Record what became of a replica; None leaves a field as it is.  A replica that is gone stays gone."""
 
@@ -75,7 +76,7 @@ class SetReplica:
     durability: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MarkFiles:
     """Single files of a replica that are lost, corrupt or offline; marks of other files stay."""
 
@@ -83,7 +84,7 @@ class MarkFiles:
     files: Mapping[bytes, FileState]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClearFiles:
     """Take marks away: of these files, or of all where None."""
 
@@ -91,7 +92,7 @@ class ClearFiles:
     paths: tuple[bytes, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Withdraw:
     """Offer a dataset's bytes no more.  The record, its versions and its lineage stay for ever."""
 
@@ -99,14 +100,14 @@ class Withdraw:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Restore:
     """Take a withdrawal back."""
 
     dataset: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddActivity:
     """Record lineage (see `model.Activity` for the fields); the actor is who applies."""
 
@@ -131,7 +132,7 @@ class AddActivity:
 Change = PutDataset | AddVersion | AddReplica | SetReplica | MarkFiles | ClearFiles | Withdraw | Restore | AddActivity
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """What one change led to."""
 
@@ -143,7 +144,7 @@ class Outcome:
     """False where all was so already."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Applied:
     """The answer of `apply`: one outcome per change, in order."""
 

@@ -5,12 +5,13 @@ the epoch by the catalogue's clock; JSON fields are plain objects that belong to
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from dls.logistics import digest as digests
 from dls.logistics import names
+from dls.logistics.frozen import frozen
 
 Json = Mapping[str, Any]
 
@@ -66,7 +67,7 @@ class Layout(StrEnum):
     """All entries inside one image file at the root."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dataset:
     """A name, and what is said about it."""
 
@@ -121,7 +122,7 @@ class Dataset:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Version:
     """One content of a dataset: a manifest.  Never changes."""
 
@@ -164,7 +165,7 @@ class Version:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Replica:
     """A version's bytes in one place."""
 
@@ -225,7 +226,7 @@ class Port(NamedTuple):
     """Name of the port, e.g. `--in`, `mask`; '' where there is only one."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Activity:
     """Something that used data, made data, or both: the lineage."""
 

@@ -10,17 +10,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from dls.logistics.duration import show_duration, show_size
+from dls.logistics.frozen import frozen
 from dls.logistics.transfer.progress import Progress
 
 WINDOW_S = 8.0
 """The rate is that of the last so many seconds."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Figures:
     """One look at a transfer."""
 

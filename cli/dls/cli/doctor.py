@@ -14,7 +14,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +24,7 @@ from dls.cli.words import place
 from dls.logistics import event, registry
 from dls.logistics.duration import show_duration, show_size
 from dls.logistics.errors import DlsError
+from dls.logistics.frozen import frozen
 from dls.logistics.store import Can
 from dls.logistics.url import parse
 
@@ -57,7 +57,7 @@ class State(StrEnum):
     """Something needed does not work."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Check:
     """What one check found."""
 

@@ -120,9 +120,9 @@ def _report(exc: BaseException, home: Path, secrets: Sequence[str]) -> Path | No
     import traceback
 
     from dls.logistics import ids
-    from dls.madpp.facts import dls_version
+    from dls.logistics.version import VERSION
 
-    head = f"dls {dls_version()}, Python {platform.python_version()}, {platform.platform()}\n\n"
+    head = f"dls {VERSION}, Python {platform.python_version()}, {platform.platform()}\n\n"
     text = scrub(head + "".join(traceback.format_exception(exc)), secrets)
     with suppress(OSError):
         folder = home / "crash"

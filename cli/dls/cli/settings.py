@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Any, Final
 
 from dls.logistics import duration
 from dls.logistics.database_url import is_server, password
 from dls.logistics.errors import DlsError, Invalid
+from dls.logistics.frozen import frozen
 
 FILE: Final = "dls.toml"
 _SECRET = re.compile(r"secret|passw|token|credential|access.?key|api.?key|private.?key", re.IGNORECASE)
@@ -24,7 +25,7 @@ _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}\Z", re.ASCII)
 _ACTOR = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Settings:
     """What one process is told."""
 
@@ -136,7 +137,7 @@ def _schema(value: Any) -> str:
     return value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Key:
     field: str
     read: Callable[[Any], Any]

@@ -11,7 +11,7 @@ import mmap
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import Any, Final
 from zlib import crc32
 
@@ -20,6 +20,7 @@ from dls.fuse.records import HASHED, SPREAD, WIDE
 from dls.fuse.spool import Spool
 from dls.logistics import digest as digests
 from dls.logistics.errors import Corrupt, Unsupported
+from dls.logistics.frozen import frozen
 from dls.logistics.manifest import SegmentRef, decode_refs
 from dls.logistics.segment import Segment
 
@@ -42,7 +43,7 @@ def hash_of(name: bytes, parent: int) -> int:
     return crc32(name, parent) * SPREAD & WIDE
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Header:
     """What the end of an index says about all of it."""
 
@@ -65,8 +66,8 @@ class Header:
 
     def encode(self) -> bytes:
         """As it is stored."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+        told = {one.name: getattr(self, one.name) for one in fields(self)}
+        return json.dumps(told, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Header:
@@ -74,7 +75,7 @@ class Header:
         try:
             found = json.loads(data)
             found["sections"] = {k: (a, b) for k, (a, b) in found["sections"].items()}
-            header = cls(**{name: found[name] for name in cls.__slots__})
+            header = cls(**{one.name: found[one.name] for one in fields(cls)})
             numbers = [header.root, header.space, header.slots, *header.counts.values()]
             numbers += [n for pair in header.sections.values() for n in pair]
             numbers += [header.image["bytes"], header.image["block"]]

@@ -21,7 +21,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 from dls.fuse.background import descriptors, detach, log_line
@@ -32,6 +31,7 @@ from dls.fuse.mounts import unmount as unmount
 from dls.fuse.server import READ_AHEAD, STATFS, Server
 from dls.fuse.tree import Tree
 from dls.logistics.errors import Conflict, Denied, DlsError, Exists, Unavailable, Unsupported
+from dls.logistics.frozen import frozen
 from dls.logistics.stores.posix_errors import ours
 
 _DEVICE: Final = "/dev/fuse"
@@ -41,7 +41,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MountOptions:
     """How to mount."""
 
@@ -53,7 +53,10 @@ class MountOptions:
     """Unmount after this time without a request and without a user; 0: never."""
 
 
-def mount(image: str, folder: str, options: MountOptions = MountOptions()) -> int:
+_USUAL: Final = MountOptions()
+
+
+def mount(image: str, folder: str, options: MountOptions = _USUAL) -> int:
     """Mount; returns the descriptor to serve.  Nothing is mounted where an error is raised."""
     folder = real(folder)
     check_folder(folder)

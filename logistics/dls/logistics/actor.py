@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dls.logistics.frozen import frozen
 
 PUBLIC = "public"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Actor:
     """Somebody, or a service, that asks for something."""
 

@@ -17,10 +17,11 @@ import os
 import re
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from dls.logistics.errors import Denied, Invalid, Unsupported
+from dls.logistics.frozen import frozen
 
 if TYPE_CHECKING:
     from configparser import RawConfigParser
@@ -29,7 +30,7 @@ _PROCESS_SECONDS = 60
 _ELSEWHERE = ("sso_session", "sso_start_url", "role_arn", "web_identity_token_file", "login_session")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class S3Credentials:
     """Who asks an S3 service, and which one.  Never printed whole: `repr` leaves the secrets out."""
 
@@ -108,7 +109,7 @@ def _endpoint(env: Mapping[str, str], section: Mapping[str, str]) -> str:
     return (found or section.get("s3.endpoint_url") or section.get("endpoint_url") or "").rstrip("/")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HttpCredentials:
     """Who asks which HTTP server.  Never printed whole: `repr` leaves the secrets out."""
 

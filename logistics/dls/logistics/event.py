@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from dls.logistics.database import Database, Tx
+from dls.logistics.frozen import frozen
 
 MIGRATIONS = (
     """
@@ -23,7 +23,7 @@ MIGRATIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Event:
     """One thing that happened."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NoReturn
@@ -12,6 +12,7 @@ from dls.logistics.actor import Actor
 from dls.logistics.database import Row, Tx, Values
 from dls.logistics.errors import Conflict, NotFound
 from dls.logistics.event import Event
+from dls.logistics.frozen import frozen
 from dls.logistics.space import Reader
 
 MIGRATIONS = (
@@ -84,7 +85,7 @@ HOLDING = LIVE | {State.FREEING}
 ALL = frozenset(State)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lease:
     """One user's claim on a buffer."""
 
@@ -95,7 +96,7 @@ class Lease:
     """Keeps the buffer beyond the expiry, until unpinned or released."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Buffer:
     """A lease of space and inodes on a storage, and what is in it."""
 
@@ -148,7 +149,7 @@ class Buffer:
         return any(lease.pinned or lease.expires_ns > now_ns for lease in self.leases)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Freeing:
     """What is left to do for a buffer in state freeing: `free(store, step)`, then `Buffers.freed(step.buffer.id)`."""
 

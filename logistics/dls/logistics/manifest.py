@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from dls.logistics import digest as digests
 from dls.logistics import names
 from dls.logistics.entry import FILE, Entry
 from dls.logistics.errors import Corrupt, NotFound
+from dls.logistics.frozen import frozen
 from dls.logistics.segment import Segment, cut, entries_of
 
 Load = Callable[[bytes], Segment]
@@ -22,7 +22,7 @@ Load = Callable[[bytes], Segment]
 _REF = struct.Struct("<32s32sIQQ")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SegmentRef:
     """A segment by name, with what planners need to know without opening it."""
 
@@ -39,7 +39,7 @@ class SegmentRef:
         return cls(segment.digest, segment.content, len(segment), segment.kinds.count(FILE), segment.size)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Manifest:
     """The exact content of a tree, in order."""
 
@@ -134,7 +134,7 @@ def merge(left: Iterable[Entry], right: Iterable[Entry]) -> Iterator[tuple[Entry
             x, y = next(a, None), next(b, None)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Change:
     """One difference between two manifests; `before` or `after` is None for an addition or a removal."""
 

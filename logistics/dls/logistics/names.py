@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from dls.logistics.errors import Invalid, Unsupported
+from dls.logistics.frozen import frozen
 
 HIDDEN = b".dls-"
 """Parts that begin so are ours: staging, trash, kept files.  Listings leave them out, nobody else may use them."""
@@ -72,7 +72,7 @@ def read(text: str) -> bytes:
     return _ESCAPED.sub(lambda m: bytes((int(m[1], 16),)), text.encode("utf-8", "surrogateescape"))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Names:
     """Which names a store can hold.  Zero means no limit."""
 

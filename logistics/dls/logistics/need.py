@@ -17,7 +17,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +25,7 @@ from dls.logistics import event, ids
 from dls.logistics.database import Database, Row, Tx
 from dls.logistics.errors import Conflict, DlsError, Invalid, NotFound, Unavailable
 from dls.logistics.event import Event
+from dls.logistics.frozen import frozen
 from dls.logistics.locks import Lock, Locks
 
 SLICE_S = 0.2
@@ -69,7 +69,7 @@ class NeedState(StrEnum):
     """Everybody who asked for it failed or gave up."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Need:
     """One content wanted on one storage."""
 

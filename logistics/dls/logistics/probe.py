@@ -6,11 +6,11 @@ Nothing is read and nothing hashed: names, kinds, sizes and times say all of it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from dls.logistics import names
 from dls.logistics.entry import FILE, FOLDER, LINK, NO_TIME
+from dls.logistics.frozen import frozen
 from dls.logistics.segment import Segment
 from dls.logistics.store import SMALL
 
@@ -49,7 +49,7 @@ class At(NamedTuple):
     value: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Findings:
     """What was found."""
 

@@ -7,10 +7,10 @@ then a guess.  Links learn in `dls.logistics.site`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Final
 
+from dls.logistics.frozen import frozen
 from dls.logistics.site import Link, Sites
 
 GUESS_BYTE_S: Final = 1e-8
@@ -21,7 +21,7 @@ _KIN_SPREAD: Final = 2.0
 """Another place of the same kind may be so much faster or slower, beyond what its own past says."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Estimate:
     """Seconds: likely, low, high; and on what they rest."""
 

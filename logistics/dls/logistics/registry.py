@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
 
 from dls.logistics import credentials
 from dls.logistics.errors import Invalid, Unsupported
+from dls.logistics.frozen import frozen
 from dls.logistics.store import Store
 from dls.logistics.url import Url, parse
 
 GROUP: Final = "dls.stores"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Known:
     """How one scheme is opened."""
 

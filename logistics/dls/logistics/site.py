@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from typing import Any
 
 from dls.logistics import duration, event, url
@@ -17,6 +17,7 @@ from dls.logistics.database import Database, Row
 from dls.logistics.entry import Kind
 from dls.logistics.errors import Exists, Invalid, NotFound
 from dls.logistics.event import Event
+from dls.logistics.frozen import frozen
 from dls.logistics.store import Keeps
 
 DEFAULT = "default"
@@ -60,7 +61,7 @@ MIGRATIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Storage:
     """One of a site's places."""
 
@@ -106,7 +107,7 @@ _STIFF = 1e-7
 """How firmly that is believed: a term supposed to take below 0.03 % of the time is not learnt from noise."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Link:
     """A way between two storages, and what it taught us.
 

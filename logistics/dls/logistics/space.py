@@ -7,12 +7,12 @@ of processes, never exceed the capacity.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from dls.logistics.database import Row, Tx, Values
 from dls.logistics.duration import LARGEST, show_size
 from dls.logistics.errors import Unavailable
+from dls.logistics.frozen import frozen
 from dls.logistics.site import Storage
 
 TABLE = """
@@ -29,7 +29,7 @@ def allocated(size: int, block: int) -> int:
     return -(-size // block) * block if block > 1 else size
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Room:
     """What buffers hold of a storage, and what is left; None: no limit."""
 

@@ -13,12 +13,12 @@ then raises Unsupported.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from dls.logistics.entry import FILE, NO_MODE, NO_TIME, Entry
 from dls.logistics.errors import DlsError, Invalid, Unsupported
+from dls.logistics.frozen import frozen
 from dls.logistics.names import Names
 
 SMALL = 1 << 20
@@ -46,7 +46,7 @@ class Can(StrEnum):
     """`recall`: some keys are offline (tape, Glacier) and can be brought back."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Keeps:
     """What a store keeps of an entry beside a file's bytes and name."""
 

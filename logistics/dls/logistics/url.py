@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import os.path
 import re
-from dataclasses import dataclass
 
 from dls.logistics import names
 from dls.logistics.errors import Invalid
+from dls.logistics.frozen import frozen
 
 _BUCKET = re.compile(r"[^:@]*\Z")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^:@\[\]]+)(?::[0-9]{1,5})?\Z")
@@ -29,7 +29,7 @@ _ID = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Url:
     """A parsed address: scheme, place (host or bucket, '' for files) and the path below it as bytes, no slashes at
     either end except that of an absolute file path, which is left out too."""
@@ -99,7 +99,7 @@ def _clean(text: str) -> str:
     return names.show(re.sub(r"//[^/@]*@", "//…@", text).encode("utf-8", "surrogateescape"))[:200]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DatasetId:
     """`scope:name[@version][/path]`; version 0 means the newest."""
 

@@ -7,11 +7,11 @@ listed, a second one, by the listing's name, holds the stamps that were listed: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 
 from dls.logistics.database import boot_id
 from dls.logistics.errors import Corrupt, Invalid, Unsupported
+from dls.logistics.frozen import frozen
 from dls.logistics.manifest import Bitmap, Manifest, diff
 from dls.logistics.store import Store
 from dls.logistics.transfer.evidence import Evidence
@@ -35,7 +35,7 @@ class State(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Found:
     """What was found at an address."""
 

@@ -20,6 +20,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 from dls.logistics import digest as digests
 from dls.logistics.errors import Invalid
+from dls.logistics.frozen import frozen
 from dls.madpp.action import Action
 from dls.madpp.actions.compute import Compute
 from dls.madpp.actions.pack import Pack
@@ -37,7 +38,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Made:
     """A step of a plan that is being written; what it makes may be given to other steps."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any
+
+from dls.logistics.frozen import frozen
 
 
 class RunState(StrEnum):
@@ -26,7 +28,7 @@ class RunState(StrEnum):
 ENDED = frozenset({RunState.DONE, RunState.FAILED, RunState.CANCELLED})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepRecord:
     """What is known of one step of a run."""
 
@@ -39,7 +41,7 @@ class StepRecord:
     answer: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Run:
     """One execution."""
 
@@ -84,7 +86,7 @@ class Run:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hold:
     """The right to carry a run."""
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from dls.catalogue.model import Version
 from dls.logistics import names, url
 from dls.logistics.errors import DlsError, NotFound
+from dls.logistics.frozen import frozen
 from dls.logistics.need import Need
 from dls.logistics.transfer.evidence import Evidence
 from dls.logistics.transfer.listing import known
@@ -25,7 +25,7 @@ from dls.madpp.slots import SlotFacts
 Figures = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reason:
     """Why one thing is not done."""
 
@@ -47,7 +47,7 @@ class Reason:
         return {name: getattr(self, name) for name in names} | {"until_low_ns": low, "until_high_ns": high}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Around:
     """What is around a run now."""
 

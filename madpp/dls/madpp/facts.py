@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import os
-import platform
-import socket
 import sys
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-
-@cache
-def dls_version() -> str:
-    """The installed version of dls."""
-    try:
-        return version("dls")
-    except PackageNotFoundError:
-        return "0+unknown"
+from dls.logistics.version import VERSION
 
 
 def software() -> dict[str, Any]:
     """This program and its interpreter."""
-    return {"dls": dls_version(), "python": platform.python_version(), "implementation": sys.implementation.name}
+    python = ".".join(map(str, sys.version_info[:3]))
+    return {"dls": VERSION, "python": python, "implementation": sys.implementation.name}
 
 
 @cache
 def _machine() -> tuple[tuple[str, Any], ...]:
+    system = os.uname()
     pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return (
-        ("host", socket.gethostname()),
-        ("machine", platform.machine()),
-        ("system", f"{platform.system()} {platform.release()}"),
+        ("host", system.nodename),
+        ("machine", system.machine),
+        ("system", f"{system.sysname} {system.release}"),
         ("cpus", os.cpu_count() or 1),
         ("cpu", _model()),
         ("memory_bytes", pages * page),

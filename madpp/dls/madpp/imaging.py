@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +16,7 @@ from dls.logistics import digest as digests
 from dls.logistics import url
 from dls.logistics.entry import FOLDER, Entry
 from dls.logistics.errors import Exists
+from dls.logistics.frozen import frozen
 from dls.logistics.manifest import Manifest
 from dls.logistics.store import Store
 from dls.logistics.stores.posix import PosixStore
@@ -43,7 +44,7 @@ def size_of(manifest: Manifest, form: str = "squashfs") -> int:
     return manifest.size + name * manifest.entries + (1 << 20)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Made:
     """An image that has its name now."""
 

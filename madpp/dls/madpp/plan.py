@@ -10,19 +10,20 @@ import dataclasses
 import heapq
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib import import_module
 from types import ModuleType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from dls.logistics import names
 from dls.logistics.errors import DlsError, Invalid, worst
+from dls.logistics.frozen import frozen
 from dls.madpp.action import Action, Context
 from dls.madpp.actions import BUILT_IN
 from dls.madpp.forecast import excused, promises
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Step:
     """One action with a name, after others."""
 
@@ -38,7 +39,7 @@ class Step:
         return {"name": self.name, "action": self.action.name, "with": asked(self.action), "after": list(self.after)}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Problem:
     """What a proof found, and where."""
 
@@ -52,7 +53,7 @@ class Problem:
         return {"step": self.step, "line": self.line, "column": self.column, **self.error.to_json()}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """Named steps; `order` is a way to take them."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from dls.logistics import url
 from dls.logistics.duration import show_size
 from dls.logistics.entry import Entry
 from dls.logistics.errors import DlsError
+from dls.logistics.frozen import frozen
 from dls.logistics.probe import Probe
 from dls.logistics.segment import Segment, cut
 from dls.logistics.site import Storage
@@ -24,7 +24,7 @@ SHOWN = 5
 """How many names that a site cannot hold are shown."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Target:
     """A storage that is asked whether it would take it."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from dls.catalogue.changes import AddActivity, AddReplica, AddVersion, Change, MarkFiles, Outcome, SetReplica
@@ -17,6 +17,7 @@ from dls.logistics import digest as digests
 from dls.logistics import url
 from dls.logistics.database import boot_id
 from dls.logistics.errors import NotFound
+from dls.logistics.frozen import frozen
 from dls.logistics.manifest import Manifest
 from dls.madpp.action import Context, Facts
 
@@ -46,7 +47,7 @@ def recorded(context: Context, step: str) -> Activity | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Recorded:
     """What became of the changes of a step."""
 

@@ -9,7 +9,7 @@ free it withdraws: two buffers that vouch for each other never both go.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dls.catalogue.changes import Change, MarkFiles, SetReplica
 from dls.catalogue.model import FileState, Layout, Replica, ReplicaState, Version
@@ -17,6 +17,7 @@ from dls.logistics import names, url
 from dls.logistics.buffer import Buffer, Contents, State
 from dls.logistics.entry import FILE, FOLDER
 from dls.logistics.errors import Corrupt, DlsError, NotFound, Unavailable
+from dls.logistics.frozen import frozen
 from dls.logistics.manifest import Manifest, diff, merge
 from dls.logistics.store import Store
 from dls.logistics.transfer.listing import known
@@ -200,7 +201,7 @@ def _offered(context: Context, replica: str, version: Version) -> bool:
 # ------------------------------------------------------------------------------------- what is nowhere else
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Beyond:
     """What lies in a place and is not what a version says; false where nothing."""
 

@@ -17,6 +17,7 @@ from dls.logistics import event
 from dls.logistics.database import Database, Tx
 from dls.logistics.errors import Stop, Unavailable
 from dls.logistics.event import Event
+from dls.logistics.frozen import frozen
 from dls.logistics.locks import Lock, Locks
 from dls.madpp.runs import Runs
 
@@ -53,7 +54,7 @@ class Slot:
     lock: Lock
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SlotFacts:
     """A slot as others see it."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dls.catalogue.model import Replica, State, Version
 from dls.logistics import duration, names, url
 from dls.logistics.entry import FILE
 from dls.logistics.errors import Invalid, NotFound, Unsupported
+from dls.logistics.frozen import frozen
 from dls.logistics.manifest import Manifest
 from dls.logistics.site import Storage
 from dls.logistics.store import Store
@@ -16,7 +16,7 @@ from dls.logistics.url import DatasetId, Url
 from dls.madpp.action import Context
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wish:
     """A dataset's version and its content."""
 
@@ -29,7 +29,7 @@ class Wish:
         return url.dataset(self.version.id)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class From:
     """A place to copy from."""
 

@@ -8,7 +8,7 @@ from importlib.metadata import version as installed
 
 from dls.cli.command import verb
 from dls.cli.front import Front
-from dls.madpp.facts import dls_version
+from dls.logistics.version import VERSION
 
 _STANDS_ON = ("blake3", "click", "obstore", "boto3")
 
@@ -16,7 +16,7 @@ _STANDS_ON = ("blake3", "click", "obstore", "boto3")
 @verb("version")
 def version(front: Front) -> None:
     """Versions of dls and of what it stands on."""
-    found = {"dls": dls_version(), "python": platform.python_version()} | {name: _of(name) for name in _STANDS_ON}
+    found = {"dls": VERSION, "python": platform.python_version()} | {name: _of(name) for name in _STANDS_ON}
     front.out.result({"action": "version", **found}, found["dls"], [f"{name} {said}" for name, said in found.items()])
 
 

@@ -7,10 +7,10 @@ import re
 import socket
 import struct
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from dls.logistics.errors import Denied, DlsError, Unavailable
+from dls.logistics.frozen import frozen
 
 _CONNECT_S = 10.0
 _QUICK_TRIES = 3  # connections refused: 0.1 + 0.2 s later it is down
@@ -30,7 +30,7 @@ def _percent(match: re.Match[bytes]) -> bytes:
     return b"%%%02X" % match[0][0]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Words:
     """What is said of a service that does not answer as it should."""
 
@@ -44,7 +44,7 @@ class Words:
     """The variable that names a file of trusted certificates."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Address:
     """Where a service listens."""
 

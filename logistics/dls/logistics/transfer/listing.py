@@ -6,20 +6,20 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from dls.logistics import names
 from dls.logistics.entry import FOLDER, Entry
 from dls.logistics.errors import Conflict, NotFound
+from dls.logistics.frozen import frozen
 from dls.logistics.manifest import Manifest, SegmentRef
 from dls.logistics.segment import Segment, cut
 from dls.logistics.store import Store
 from dls.logistics.transfer.receipt import decode_stamps, encode_stamps
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wanted:
     """What a transfer shall bring: a manifest, and where its digests are not known yet the stamps that were listed."""
 

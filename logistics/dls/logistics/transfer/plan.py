@@ -9,6 +9,7 @@ from typing import Any
 from dls.logistics import names
 from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME
 from dls.logistics.errors import Unsupported
+from dls.logistics.frozen import frozen
 from dls.logistics.names import Names
 from dls.logistics.segment import Segment
 from dls.logistics.store import SMALL, Keeps
@@ -143,7 +144,7 @@ def _lost(out: Survey, segment: Segment, keeps: Keeps) -> None:
         count("times", len(segment) - segment.mtimes.count(NO_TIME))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Copies:
     """What one segment still needs.  Ordinals are ascending."""
 
@@ -179,7 +180,7 @@ def plan_segment(
     return Copies(frozenset(keep), check, absent)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sorts:
     """The ordinals of one segment by the way they travel."""
 

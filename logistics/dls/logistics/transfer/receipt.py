@@ -10,16 +10,16 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from dls.logistics import digest as digests
 from dls.logistics.database import Database
 from dls.logistics.errors import Corrupt
+from dls.logistics.frozen import frozen
 from dls.logistics.manifest import Bitmap
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """Where, and what is wanted there: the key of all evidence."""
 
@@ -34,7 +34,7 @@ class Place:
         return digests.of(f"{self.where}\n{self.wanted}".encode("utf-8", "surrogateescape")).hex()[:32]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Receipt:
     """Evidence for one segment."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from dls.logistics.errors import Unavailable
+from dls.logistics.frozen import frozen
 from dls.logistics.store import Store
 from dls.logistics.transfer.evidence import Evidence
 from dls.logistics.transfer.landing import Landing, Mode
@@ -26,7 +27,7 @@ def _go_on() -> None:
     """Nobody says stop."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Options:
     """How a transfer runs."""
 

@@ -7,7 +7,6 @@ import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +16,7 @@ from dls.logistics import digest as digests
 from dls.logistics import duration, names, url
 from dls.logistics.buffer import Buffer
 from dls.logistics.errors import Conflict, DlsError, Invalid, NotFound, Unavailable, Unsupported
+from dls.logistics.frozen import frozen
 from dls.logistics.site import Storage
 from dls.logistics.store import Store
 from dls.logistics.transfer.listing import listed
@@ -39,7 +39,7 @@ _ENDED = names.HIDDEN.decode() + "ended"
 """Hidden file in the output that says: the command has ended well.  A repetition within the run then only records."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Compute:
     """`dls run --in DATASET … --out SCOPE:NAME --at SITE -- COMMAND`.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from dls.catalogue.changes import AddActivity, AddReplica, AddVersion, Change, PutDataset, SetReplica
@@ -10,6 +9,7 @@ from dls.catalogue.model import Layout, Port, ReplicaState
 from dls.logistics import digest as digests
 from dls.logistics import names, url
 from dls.logistics.errors import DlsError, Invalid, NotFound, Unsupported
+from dls.logistics.frozen import frozen
 from dls.logistics.manifest import Manifest
 from dls.logistics.store import Store
 from dls.logistics.transfer.listing import Wanted, known, listed
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from dls.fuse.pack import Options
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pack:
     """`dls pack WHAT IMAGE [--as SCOPE:NAME]`; WHAT is a dataset id, a path or an address."""
 
@@ -278,7 +278,7 @@ class Pack:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Work:
     """What is packed, from where, to where."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from dls.catalogue.changes import AddActivity, AddReplica, AddVersion, PutDataset
 from dls.catalogue.model import Layout, Port
 from dls.logistics import url
 from dls.logistics.errors import DlsError
+from dls.logistics.frozen import frozen
 from dls.logistics.store import Store
 from dls.logistics.transfer.listing import Wanted, known, listed
 from dls.logistics.transfer.prove import Depth, Proof, prove
@@ -22,7 +22,7 @@ from dls.madpp.saved import contradicted
 from dls.madpp.source import address, ends, new_name, opened, shown, site_of, there
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Register:
     """`dls catalogue add DATASET WHERE [--image]`; with `image` what the image there holds is registered."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import ClassVar
 
 from dls.catalogue.changes import AddActivity, Change, SetReplica
@@ -12,6 +11,7 @@ from dls.catalogue.model import Port, ReplicaState
 from dls.logistics import names, url
 from dls.logistics.buffer import ALL, HOLDING, LIVE, Buffer, Contents, Freeing, State, free
 from dls.logistics.errors import Conflict, DlsError, NotFound, Unavailable
+from dls.logistics.frozen import frozen
 from dls.logistics.site import Storage
 from dls.logistics.transfer.receipt import Place
 from dls.madpp.action import AT_ONCE, Context, Facts, bounded, checked
@@ -26,7 +26,7 @@ FROM = " from "
 """Between a buffer's short name and the address whose content it was made for."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Release:
     """`dls buffer release BUFFER`; an id, or the path that stage-in gave.  In plans also a dataset (or the address it
     was staged from) and a site: then it is no error where no such buffer is held any more."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dls.logistics import duration, url
 from dls.logistics.errors import DlsError, Exists, NotFound
+from dls.logistics.frozen import frozen
 from dls.logistics.registry import schemes
 from dls.logistics.site import Storage
 from dls.madpp.action import AT_ONCE, Context, Facts, bounded, checked
 from dls.madpp.source import address, shown
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Site:
     """`dls site add NAME URL`; what is left out is the default of a new site, and any of a known one."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dls.catalogue.changes import AddActivity, AddReplica
 from dls.catalogue.model import Layout, Port, ReplicaState
 from dls.logistics import duration, names, url
 from dls.logistics.buffer import Buffer, State
 from dls.logistics.errors import Corrupt, DlsError, Exists, NotFound, Unavailable, Unsupported
+from dls.logistics.frozen import frozen
 from dls.logistics.site import Storage
 from dls.logistics.space import allocated
 from dls.logistics.store import Can, Store
@@ -27,7 +28,7 @@ from dls.madpp.saved import NOTHING, OURS, blame, reached
 from dls.madpp.source import From, Wish, lies_in, wish
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Work:
     """What is wanted, and the places that have it."""
 

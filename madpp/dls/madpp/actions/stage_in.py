@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import ClassVar
 
 from dls.logistics import digest as digests
 from dls.logistics import duration, url
 from dls.logistics.buffer import Buffer, State
 from dls.logistics.errors import DlsError, Exists, NotFound, Unavailable
+from dls.logistics.frozen import frozen
 from dls.logistics.site import Storage
 from dls.logistics.store import Can, Store
 from dls.logistics.transfer.listing import Wanted, known, listed
@@ -27,7 +27,7 @@ from dls.madpp.saved import NOTHING, OURS, blame, reached
 from dls.madpp.source import From, Wish, address, ends, lifetime, new_name, opened, shown, sources, there, wish
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StageIn:
     """`dls stage-in WHAT --to SITE [--lifetime P7D] [--as-image]`; WHAT is a dataset id or an address."""
 

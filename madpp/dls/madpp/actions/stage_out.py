@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 from dls.catalogue.changes import AddActivity, AddReplica, AddVersion, Change, PutDataset
@@ -12,6 +12,7 @@ from dls.logistics import names, url
 from dls.logistics.buffer import Buffer
 from dls.logistics.database import boot_id
 from dls.logistics.errors import DlsError, Invalid
+from dls.logistics.frozen import frozen
 from dls.logistics.manifest import Bitmap
 from dls.logistics.store import Store
 from dls.logistics.transfer.listing import Wanted, known, listed
@@ -43,7 +44,7 @@ from dls.madpp.source import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StageOut:
     """`dls stage-out WHAT --to SITE|URL [--as SCOPE:NAME]`; WHAT is a path, an address or a dataset id."""
 
@@ -221,7 +222,7 @@ class StageOut:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Work:
     """What is to be saved, from where, to where."""
 

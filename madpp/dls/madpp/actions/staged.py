@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from dls.catalogue.changes import AddActivity, AddReplica, AddVersion, Change, PutDataset
 from dls.catalogue.model import Port
@@ -11,6 +10,7 @@ from dls.logistics import digest as digests
 from dls.logistics import names, url
 from dls.logistics.buffer import Buffer
 from dls.logistics.errors import NotFound
+from dls.logistics.frozen import frozen
 from dls.logistics.site import Storage
 from dls.logistics.store import Store
 from dls.logistics.transfer.listing import Wanted
@@ -24,7 +24,7 @@ from dls.madpp.saved import contradicted, refs, rest
 from dls.madpp.source import From, Wish
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Work:
     """What is to be brought, and the places that have it."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from dls.catalogue.changes import AddActivity, Change, ClearFiles, MarkFiles, SetReplica
@@ -10,6 +9,7 @@ from dls.catalogue.model import FileState, Port, Replica, ReplicaState
 from dls.logistics import names, url
 from dls.logistics.buffer import LIVE
 from dls.logistics.errors import Corrupt, DlsError, NotFound, worst
+from dls.logistics.frozen import frozen
 from dls.logistics.store import Store
 from dls.logistics.transfer.listing import known
 from dls.logistics.transfer.prove import Depth, Proof, prove
@@ -23,7 +23,7 @@ from dls.madpp.saved import condemn, withdraw
 from dls.madpp.source import Wish, ends, shown, wish
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verify:
     """`dls verify DATASET [--at SITE] [--deep]`."""
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar
 
 from dls.logistics import url
 from dls.logistics.errors import DlsError, Invalid, NotFound, Unavailable
+from dls.logistics.frozen import frozen
 from dls.madpp.action import AT_ONCE, Context, Facts, NotYet, bounded, checked
 
 LOOK_AGAIN_S = 30.0
 """How often it is worth a look."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WaitFor:
     """`wait-for: SCOPE:NAME[@N]`: a version (N or later) that has an offered copy."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 from dls.catalogue import changes
@@ -11,6 +10,7 @@ from dls.catalogue.model import Port, Replica
 from dls.logistics import url
 from dls.logistics.buffer import Contents
 from dls.logistics.errors import DlsError, Invalid
+from dls.logistics.frozen import frozen
 from dls.madpp.action import AT_ONCE, Context, Facts, bounded, checked
 from dls.madpp.facts import software
 from dls.madpp.places import containing
@@ -19,7 +19,7 @@ from dls.madpp.saved import withdraw
 from dls.madpp.source import shown
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Withdraw:
     """`dls catalogue withdraw DATASET --reason WHY`."""
 
@@ -55,7 +55,7 @@ class Withdraw:
         return bounded(facts)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Restore:
     """`dls catalogue restore DATASET`."""
 

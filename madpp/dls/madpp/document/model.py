@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from dls.logistics import duration, url
 from dls.logistics.errors import Invalid
+from dls.logistics.frozen import frozen
 from dls.madpp.actions.wait_for import read_time
 from dls.madpp.source import is_site
 
@@ -21,7 +22,7 @@ _SITE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0
 _STEP: Final = re.compile(r"\S(?:[^\n\r]{0,198}\S)?\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Type:
     """What a field holds."""
 
@@ -35,7 +36,7 @@ class Type:
     """A list, or one word for a list of one."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Field:
     """One field of a step."""
 
@@ -51,7 +52,7 @@ class Field:
     """What it is where the document leaves it out, if that is not what the action supposes."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kind:
     """One kind of step."""
 
@@ -70,7 +71,7 @@ class Kind:
         return next((one for one in self.fields if one.word == word), None)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Section:
     """A part of the document whose entries become steps, which all that name them come after."""
 

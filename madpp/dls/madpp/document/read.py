@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from dls.logistics import url
 from dls.logistics.errors import Invalid
+from dls.logistics.frozen import frozen
 from dls.madpp.document.model import AFTER, BY_VERB, BY_WORD, SECTIONS, TOP, VERSION, Field, Kind, Section, step_name
 from dls.madpp.document.text import Fault, Faults, Listing, Node, Scalar, Table, decoded, parse
 from dls.madpp.plan import Plan, Step, action_from
@@ -20,7 +21,7 @@ _NAMED: Final = ("what", "to", "at", "inputs", "dataset", "site", "buffer")
 """Attributes of actions that may name an entry of a section."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reading:
     """What came of a document."""
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from dls.logistics.frozen import frozen
+
 LARGEST: Final = 1_000_000
 """Bytes of a document; a larger one is refused unread."""
 DEPTH: Final = 32
@@ -18,7 +20,7 @@ SHOWN: Final = 50
 """Faults that are told of one document."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fault:
     """What is wrong at a place, and what to write instead."""
 
@@ -54,7 +56,7 @@ class Faults:
             self.more += 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scalar:
     """A word."""
 
@@ -70,7 +72,7 @@ class Scalar:
         return self.plain and self.text in ("", "~", "null", "Null", "NULL")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listing:
     """A list."""
 
@@ -79,7 +81,7 @@ class Listing:
     column: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Table:
     """Keys and values, in the order of writing; no key stands twice."""
 
