@@ -25,6 +25,7 @@ from dls.logistics.transfer.making import make_rest
 from dls.logistics.transfer.plan import Sorts, plan_segment, sort, survey
 from dls.logistics.transfer.progress import Progress
 from dls.logistics.transfer.receipt import Place, Receipts
+from dls.logistics.transfer.sharing import WORTH
 from dls.logistics.transfer.small import Failures
 from dls.logistics.transfer.threads import watched
 from dls.logistics.transfer.transfer import Options, Transfer
@@ -100,6 +101,8 @@ def _whole(transfer: Transfer) -> Outcome:
     manifest, progress, landing = transfer.wanted.manifest, transfer.progress, transfer.landing
     outcome = Outcome(manifest, transfer.evidence.place)
     kept, size = progress.kept, progress.bytes
+    if manifest.files >= WORTH and not (landing.was or landing.staged):
+        transfer.helpers.call()  # they start while we look
     _refuse(transfer)
     settled = look(transfer) if landing.was and landing.mode is not Mode.WHOLE else set[int]()
     progress.phase = "copying"

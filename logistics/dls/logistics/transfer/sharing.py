@@ -71,7 +71,7 @@ class Helpers:
 
     def share(self, small: Small, todo: Sequence[int]) -> Sequence[int]:
         """Bring files together with the helpers; those that are still to do are returned."""
-        if len(todo) < WORTH or not self._start():
+        if len(todo) < WORTH or not self.call():
             return todo
         rest, undone = deque(_shares(small.segment, todo)), list[int]()
         try:
@@ -93,7 +93,8 @@ class Helpers:
         for one in helpers:
             one.close()
 
-    def _start(self) -> bool:
+    def call(self) -> bool:
+        """Start them, if they are not there yet; whether there are any."""
         if self._helpers is None:
             self._helpers = []
             source, target = self._source, self._target
