@@ -13,10 +13,10 @@ from contextlib import suppress
 from typing import Any
 
 from dls.fuse.blocks import Form
+from dls.fuse.pipes import Pipe
 from dls.fuse.reading import Description
 from dls.fuse.work import Worker
 from dls.logistics.errors import Unavailable
-from dls.logistics.pipes import Pipe
 
 
 class Inline:

@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from dls.fuse.blocks import Blocks, Form
 from dls.fuse.codec import Packer, Unpacker
+from dls.fuse.pipes import Pipe
 from dls.fuse.reading import File, Reader, opened
 from dls.logistics import digest as digests
 from dls.logistics.errors import KINDS, Corrupt, DlsError
-from dls.logistics.pipes import Pipe
 from dls.logistics.stores.posix_calls import write_soon
 from dls.logistics.stores.posix_errors import ours
 

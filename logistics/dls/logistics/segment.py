@@ -124,18 +124,18 @@ class Segment:
         """As `digest`, without modes and times."""
         return self.names[1]
 
-    def encode(self) -> bytes:
-        """The stored form: header, then each column plain or deflated, whichever is shorter."""
+    def encode(self, *, packed: bool = True) -> bytes:
+        """The stored form: header, then each column plain or (if `packed`) deflated, whichever is shorter."""
         columns = self._columns()
         out = [_HEAD.pack(_MAGIC, len(self), len(columns))]
         for number, data in columns.items():
-            codec, packed = _RAW, data
-            if number not in (_DIGESTS, _BLOCKS) and len(data) > 64:
+            codec, stored = _RAW, data
+            if packed and number not in (_DIGESTS, _BLOCKS) and len(data) > 64:
                 small = zlib.compress(data, 1)
                 if len(small) < len(data):
-                    codec, packed = _ZLIB, small
-            out.append(_COLUMN.pack(number, codec, len(data), len(packed)))
-            out.append(packed)
+                    codec, stored = _ZLIB, small
+            out.append(_COLUMN.pack(number, codec, len(data), len(stored)))
+            out.append(stored)
         return b"".join(out)
 
     @classmethod

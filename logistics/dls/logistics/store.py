@@ -12,9 +12,9 @@ then raises Unsupported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from dls.logistics.entry import FILE, NO_MODE, NO_TIME, Entry
 from dls.logistics.errors import DlsError, Invalid, Unsupported
@@ -259,6 +259,6 @@ class Versioned(Protocol):
 class Apart(Protocol):
     """A store that another process on this machine can open for itself and see the same."""
 
-    def apart(self) -> Callable[[], Store]:
-        """What opens it there; it can be pickled and holds no secret."""
+    def apart(self) -> tuple[str, dict[str, Any]]:
+        """Address and options by which `registry.open_store` opens it there; plain values, no secret."""
         ...

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dls.logistics import digest as digests
 from dls.logistics import ids, names
@@ -259,9 +259,9 @@ class PosixStore:
         self.names.check(prefix, self.url, self.room)
         return PosixStore(self.root + b"/" + prefix, staging=staging)
 
-    def apart(self) -> Callable[[], PosixStore]:
+    def apart(self) -> tuple[str, dict[str, Any]]:
         """How another process opens the same folder."""
-        return partial(PosixStore, self.root, staging=self._staging)
+        return self.url, {"staging": self._staging}
 
     def exists(self) -> bool:
         """Whether the root is there."""

@@ -4,13 +4,17 @@ those that are done.  Of what goes wrong it tells nothing: whoever asked does th
 from __future__ import annotations
 
 import gc
+import json
 import signal
+import struct
 import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
+from dls.logistics import digest as digests
 from dls.logistics.entry import FILE
 from dls.logistics.errors import DlsError
 from dls.logistics.pipes import Pipe
@@ -20,48 +24,49 @@ from dls.logistics.stores.posix_calls import end_with_parent
 from dls.logistics.transfer.progress import Progress
 from dls.logistics.transfer.small import Small
 
-Opens = tuple[Callable[[], Store], Callable[[], Store] | None]
-"""How source and target are opened; no target: the files are hashed only."""
+_COUNT = struct.Struct("<I")
 
 
-class Share(NamedTuple):
-    """Files to bring: n paths, and columns of a segment, of which each has n values."""
-
-    paths: list[bytes]
-    sizes: bytes
-    modes: bytes
-    mtimes: bytes
-    digests: bytes
-
-    @classmethod
-    def of(cls, segment: Segment, ordinals: Sequence[int]) -> Share:
-        """Some files of a segment."""
-        wanted = segment.digests
-        return cls(
-            [segment.paths[i] for i in ordinals],
-            array("Q", [segment.sizes[i] for i in ordinals]).tobytes(),
-            array("H", [segment.modes[i] for i in ordinals]).tobytes(),
-            array("q", [segment.mtimes[i] for i in ordinals]).tobytes(),
-            b"".join([wanted[32 * i : 32 * i + 32] for i in ordinals]),
-        )
-
-    def segment(self) -> Segment:
-        """A segment of these files alone."""
-        sizes, modes, mtimes = array("Q", self.sizes), array("H", self.modes), array("q", self.mtimes)
-        return Segment(self.paths, bytes([FILE]) * len(self.paths), sizes, modes, mtimes, self.digests)
+def cut_out(segment: Segment, ordinals: Sequence[int]) -> Segment:
+    """A segment of some files of another one alone, without links and blocks."""
+    wanted = segment.digests
+    return Segment(
+        [segment.paths[i] for i in ordinals],
+        bytes([FILE]) * len(ordinals),
+        array("Q", [segment.sizes[i] for i in ordinals]),
+        array("H", [segment.modes[i] for i in ordinals]),
+        array("q", [segment.mtimes[i] for i in ordinals]),
+        b"".join([wanted[32 * i : 32 * i + 32] for i in ordinals]),
+    )
 
 
 class Brought(NamedTuple):
     """Which of a share are done, by their place in it, with what is now known of each."""
 
-    done: list[int]
-    digests: list[bytes]
-    stamps: list[bytes]
+    done: Sequence[int]
+    digests: Sequence[bytes]
+    stamps: Sequence[bytes]
+
+    def encode(self) -> bytes:
+        """As a message: count, places, digests, lengths of the stamps, stamps."""
+        places, lengths = array("I", self.done), array("I", map(len, self.stamps))
+        parts = (_COUNT.pack(len(places)), places.tobytes(), b"".join(self.digests), lengths.tobytes())
+        return b"".join((*parts, *self.stamps))
+
+    @classmethod
+    def decode(cls, message: bytes) -> Brought:
+        """What `encode` made."""
+        (count,) = _COUNT.unpack_from(message)
+        at, size = _COUNT.size, digests.SIZE
+        places = array("I", message[at : at + 4 * count])
+        found = [message[n : n + size] for n in range(at + 4 * count, at + (4 + size) * count, size)]
+        at += (4 + size) * count
+        ends = accumulate(array("I", message[at : at + 4 * count]), initial=at + 4 * count)
+        return cls(places.tolist(), found, [message[a:b] for a, b in pairwise(ends)])
 
 
-def bring(source: Store, target: Store | None, share: Share) -> Brought:
+def bring(source: Store, target: Store | None, segment: Segment) -> Brought:
     """Bring a share, once."""
-    segment = share.segment()
     small = Small(source, target, segment, Progress(), lambda: None)
     with suppress(DlsError):
         small.run(range(len(segment)), retries=0)
@@ -69,18 +74,21 @@ def bring(source: Store, target: Store | None, share: Share) -> Brought:
     return Brought(done, [small.digests[i] for i in done], list(small.stamps.values()))
 
 
+def _opened(how: Any) -> Store | None:
+    from dls.logistics.registry import open_store  # whoever starts helpers has its stores
+
+    return open_store(how[0], {}, **how[1]) if how else None
+
+
 def main() -> None:
     """Such a process: `argv` tells the connection over which shares come, and the process that started it."""
-    import pickle  # the one who starts helpers imports this module, too
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us gets it, too, and says when to end
     gc.disable()  # nothing here is in a cycle
     end_with_parent(int(sys.argv[2]))
     pipe = Pipe(int(sys.argv[1]))
     with suppress(EOFError, OSError):  # nobody waits for us any more
-        (opens,) = pipe.receive()
-        from_store, to_store = pickle.loads(opens)  # noqa: S301 - from the process that started this one
-        source, target = from_store(), to_store() if to_store else None
-        pipe.send(())
-        while (message := pipe.receive()) is not None:
-            pipe.send(tuple(bring(source, target, Share(*message))))
+        source, target = map(_opened, json.loads(pipe.take()))
+        assert source is not None
+        pipe.put(b"")
+        while message := pipe.take():
+            pipe.put(bring(source, target, Segment.decode(message)).encode())

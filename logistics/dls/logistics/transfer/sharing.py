@@ -9,6 +9,7 @@ ends.
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import sys
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from dls.logistics.pipes import Pipe
 from dls.logistics.segment import Segment
 from dls.logistics.store import Apart, Store
-from dls.logistics.transfer.share import Brought, Opens, Share
+from dls.logistics.transfer.share import Brought, cut_out
 from dls.logistics.transfer.small import Small
 
 if TYPE_CHECKING:
@@ -99,10 +100,10 @@ class Helpers:
             self._helpers = []
             source, target = self._source, self._target
             if self._others > 0 and isinstance(source, Apart) and (target is None or isinstance(target, Apart)):
-                opens = source.apart(), None if target is None else target.apart()
+                how = json.dumps([source.apart(), None if target is None else target.apart()]).encode()
                 with suppress(OSError):  # no more processes for this user: then without
                     for _ in range(self._others):
-                        self._helpers.append(_called(opens))
+                        self._helpers.append(_called(how))
         return bool(self._helpers)
 
     def _look(self, small: Small, rest: deque[Sequence[int]], undone: list[int], wait_ms: int) -> None:
@@ -119,21 +120,21 @@ class Helpers:
                 small.alive()
                 one.shares.append(ordinals)
                 try:
-                    one.pipe.send(tuple(Share.of(small.segment, ordinals)))
+                    one.pipe.put(cut_out(small.segment, ordinals).encode(packed=False))
                 except OSError:
                     self._gone(one, undone)
                     break
 
     def _hear(self, one: _Helper, small: Small, undone: list[int]) -> None:
         try:
-            message = one.pipe.receive()
+            message = one.pipe.take()
         except (EOFError, OSError):
             self._gone(one, undone)
             return
         if not one.ready:
             one.ready = True
             return
-        ordinals, brought = one.shares.popleft(), Brought(*message)
+        ordinals, brought = one.shares.popleft(), Brought.decode(message)
         small.brought(ordinals, brought.done, brought.digests, brought.stamps)
         self.brought += len(brought.done)
         undone.extend(i for i in ordinals if i not in small.stamps)
@@ -147,9 +148,8 @@ class Helpers:
         one.close()
 
 
-def _called(opens: Opens) -> _Helper:
-    import pickle  # these three cost 10 ms of start, and only large trees need them
-    import socket
+def _called(how: bytes) -> _Helper:
+    import socket  # these two cost 6 ms of start, and only large trees need them
     import subprocess
 
     ours, theirs = socket.socketpair()
@@ -170,7 +170,7 @@ def _called(opens: Opens) -> _Helper:
         except BaseException:
             pipe.close()
             raise
-    pipe.send((pickle.dumps(opens),))
+    pipe.put(how)
     return _Helper(pipe, child)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from dls.logistics.pipes import Pipe
+from dls.fuse.pipes import Pipe
 
 _plain = some.none() | some.booleans() | some.integers() | some.floats(allow_nan=False) | some.text() | some.binary()
 _messages = some.lists(some.recursive(_plain, lambda inner: some.lists(inner, max_size=4).map(tuple)), max_size=5)
