@@ -13,6 +13,7 @@ STORES = ["tests/conformance/test_stores.py", "-m", "not service and not slow"]
 POSIX = [*STORES, "-k", "TestPosix"]
 TESTS = {
     "dls.logistics.stores.posix": POSIX,
+    "dls.logistics.stores.posix_batch": POSIX,
     "dls.logistics.stores.posix_files": POSIX,
     "dls.logistics.stores.posix_upload": POSIX,
     "dls.logistics.stores.posix_walk": POSIX,

@@ -18,10 +18,10 @@ from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry
 from dls.logistics.errors import DlsError, Invalid
 from dls.logistics.names import Names
 from dls.logistics.store import Can, Done, Got, Item, Keeps, Space, Stamps, Stat, Want, closed, unsupported
+from dls.logistics.stores.posix_batch import READ, bodies, stamps
 from dls.logistics.stores.posix_calls import rename_new, syncfs
 from dls.logistics.stores.posix_errors import clash, linked, met, ours
 from dls.logistics.stores.posix_files import (
-    changed,
     check_regular,
     dress,
     entry_of,
@@ -39,7 +39,7 @@ from dls.logistics.url import Url
 
 T = TypeVar("T")
 CHUNK = 1 << 20
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDERS_KEPT = 4096
 
@@ -58,6 +58,8 @@ class PosixStore:
         self.root = os.path.abspath(os.fsencode(root)).rstrip(b"/")
         self.url = str(Url("file", "", self.root.lstrip(b"/")))
         self.room = len(self.root) + 1
+        self._short = min(self.names.part_bytes, self.names.key_bytes - self.room)
+        """Bytes of a key that is not too long, whatever its parts."""
         self._staging = staging
         self._closed = False
         self._folders: set[bytes] = set()
@@ -90,7 +92,7 @@ class PosixStore:
         """Bytes of a file, in chunks of at most 1 MiB."""
         path = self._path(key)
         with met(self.url, key):
-            fd = os.open(path, _READ)
+            fd = os.open(path, READ)
             try:
                 check_regular(os.fstat(fd), self.url, key)
             except BaseException:
@@ -149,43 +151,12 @@ class PosixStore:
     def stamps(self, keys: Sequence[bytes]) -> Stamps:
         """The stamps of many keys, b'' where absent."""
         self._alive()
-        above, lstat, check = self.root + b"/", os.lstat, names.check
-        out: Stamps = []
-        for key in keys:
-            try:
-                info = lstat(above + check(key))
-            except (FileNotFoundError, NotADirectoryError):
-                out.append(b"")
-            except OSError as exc:
-                raise ours(exc, self.url, key) from exc
-            else:
-                out.append(stamp_of(info))
-        return out
+        return stamps(self.root, self.url, keys)
 
     def fetch(self, wants: Sequence[Want]) -> Iterator[Got]:
         """Bodies of small files, in the order asked."""
         self._alive()
-        return map(self._fetch_one, wants)
-
-    def _fetch_one(self, want: Want) -> Got:
-        i, key, size = want
-        try:
-            fd = os.open(self.root + b"/" + names.check(key), _READ)
-            try:
-                if not size:  # a pipe or a device has no bytes either
-                    check_regular(os.fstat(fd), self.url, key)
-                body = os.read(fd, size + 1)
-                while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))):
-                    body += more
-            finally:
-                os.close(fd)
-        except OSError as exc:
-            return Got(i, b"", ours(exc, self.url, key))
-        except DlsError as exc:
-            return Got(i, b"", exc)
-        if len(body) != size:
-            return Got(i, b"", changed(self.url, key, size, len(body)))
-        return Got(i, body)
+        return bodies(self.root, self.url, wants)
 
     def put(self, items: Iterable[Item]) -> Iterator[Done]:
         """Write small files one after the other, as they come."""
@@ -195,7 +166,10 @@ class PosixStore:
     def _put_one(self, item: Item) -> Done:
         i, key, body, mode, mtime_ns = item
         try:
-            path = self._path(key)
+            if len(key) <= self._short and not self._closed:
+                path = self.root + b"/" + names.check(key)
+            else:
+                path = self._path(key)
             if not self._staging:
                 return Done(i, self.write(key, (bytes(body),), mode=mode, mtime_ns=mtime_ns))
             cut = path.rfind(b"/")
