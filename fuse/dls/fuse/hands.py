@@ -39,8 +39,8 @@ class Process:
     def __init__(self, reader: Description, fd: int, form: Form) -> None:
         ours_end, theirs = socket.socketpair()
         self.pipe = Pipe(ours_end.detach())
-        # Not `-m`: a module named `__main__` is not the one that others import.
-        command = [sys.executable, "-c", "from dls.fuse.work import main; main()", str(theirs.fileno())]
+        # Not `-m`: a module named `__main__` is not the one that others import.  -P: nor is one in the working folder
+        command = [sys.executable, "-P", "-c", "from dls.fuse.work import main; main()", str(theirs.fileno())]
         self._child = subprocess.Popen(command, pass_fds=(theirs.fileno(), fd), stdin=subprocess.DEVNULL)
         theirs.close()
         self.pipe.send((pickle.dumps(reader), fd, tuple(form)))

@@ -226,7 +226,7 @@ def _command(function: Callable[..., Any], count: int) -> list[str]:
             remedy="write it into a file NAME.py, outside of other functions, and import it from there",
         )
     digest = digests.text(digests.of(path.read_bytes()))
-    words = [sys.executable, "-m", "dls.madpp.call", str(path), function.__name__, digest, "{out}"]
+    words = [sys.executable, "-P", "-m", "dls.madpp.call", str(path), function.__name__, digest, "{out}"]
     return [*words, *(f"{{in{n}}}" for n in range(1, count + 1))]
 
 

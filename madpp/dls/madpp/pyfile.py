@@ -27,7 +27,7 @@ def load(context: Context, path: Path) -> Plan:
     """The one plan that a file ends with; Invalid says what is wrong, and on which line."""
     with TemporaryDirectory(prefix="dls-plan-") as folder:
         answer = Path(folder, "plan.json")
-        words = [sys.executable, "-m", "dls.madpp.pyfile", str(path.absolute()), str(answer)]
+        words = [sys.executable, "-P", "-m", "dls.madpp.pyfile", str(path.absolute()), str(answer)]
         status = execute(context, words, context.cwd, context.environ)
         said: dict[str, Any] = json.loads(answer.read_bytes()) if answer.is_file() else {}
     if "plan" not in said:
@@ -48,6 +48,7 @@ def load(context: Context, path: Path) -> Plan:
 def main(words: Sequence[str]) -> None:
     """The child: run the file, write its plan, or its error, as JSON."""
     path, answer = words
+    sys.path.insert(0, str(Path(path).parent))  # as for any script; not the working folder, where data may lie
     try:
         plan = _only(runpy.run_path(path, run_name="__main__"))
         said: dict[str, Any] = {"plan": plan.to_json(), "lines": [one.line for one in plan.steps]}

@@ -155,12 +155,13 @@ def _called(how: bytes) -> _Helper:
     ours, theirs = socket.socketpair()
     with theirs:
         pipe = Pipe(ours.detach())
-        # Not `-m`: a module named `__main__` is not the one that others import.  A group of its own: Ctrl-C is for us.
+        # Not `-m`: a module named `__main__` is not the one that others import.  -P: nor is one in the working folder
+        # A group of its own: Ctrl-C is for us.
         # Silent: it is not its business to tell what went wrong.
         script = "from dls.logistics.transfer.share import main; main()"
         try:
             child = subprocess.Popen(
-                [sys.executable, "-c", script, str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-P", "-c", script, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -170,8 +171,13 @@ def _called(how: bytes) -> _Helper:
         except BaseException:
             pipe.close()
             raise
-    pipe.put(how)
-    return _Helper(pipe, child)
+    made = _Helper(pipe, child)
+    try:
+        pipe.put(how)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def _shares(segment: Segment, todo: Sequence[int]) -> Iterator[Sequence[int]]:
