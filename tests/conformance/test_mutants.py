@@ -42,7 +42,6 @@ ALONE = "inode = (info.st_dev, info.st_ino) if info.st_nlink > 1 else None"
 LONELY = "memory: nothing else has the inode of a file with one name"
 GATHERING = "the mode of a file under a hidden name; its own comes last"
 VALUE_SLOTS = "@dataclass(slots=True) → False for True"
-VALUE_FROZEN = "@dataclass(frozen=True, slots=True) → False for True"
 LIFE = "any rise is a sign of life"
 LENGTHS = "both have one length"
 PENDING = "if len(self._told) > _PENDING:  # '0' follows '/': what sorts below the last name in this way is over"
@@ -67,7 +66,6 @@ EQUIVALENT = {
         "self._forget() → dropped": AGAIN,
         "self._folders.add(folder) → dropped": SPEED,
         "self._folders.clear() → dropped": "memory after millions of folders, and " + AGAIN,
-        "if not size:  # a pipe or a device has no bytes either → always": SPEED,
         "if not self._staging: → always": SPEED + ": beside its name and renamed",
         "beside = path if self._staging else PosixUpload.beside(path) → never": SPEED,
         "return path if self._staging else hidden + ids.ulid().encode() → never": SPEED,
@@ -77,10 +75,13 @@ EQUIVALENT = {
         "if old == new: → never": "a rename onto itself",
         "self._folder_of(path) → dropped": AGAIN,
         "if path[:cut] not in self._folders: → In for NotIn": AGAIN,
+    },
+    "dls.logistics.stores.posix_batch": {
         "body = os.read(fd, size + 1) → 2 for 1": "one byte too many is too many",
+        "if not size:  # a pipe or a device has no bytes either → always": SPEED,
         "while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))): → 2 for 1": "as above",
-        "while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))): → LtE for Lt": EMPTY,
         "while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))): → Add for Sub": "as above",
+        "while 0 < len(body) < size and (more := os.read(fd, size + 1 - len(body))): → LtE for Lt": EMPTY,
     },
     "dls.logistics.stores.posix_files": {
         "if entry.mtime_ns != NO_TIME: → never": TIMES,
@@ -143,9 +144,6 @@ EQUIVALENT = {
         "while end > 0 and not last.startswith(folder[:end]): → GtE for Gt": "every name begins with nothing",
         "while end > 0 and not last.startswith(folder[:end]): → 1 for 0": "a folder and its slash are two bytes",
     },
-    "dls.logistics.transfer.listing": {
-        VALUE_FROZEN: PLAIN,
-    },
     "dls.logistics.transfer.landing": {
         "for i, stamp in zip(ordinals, self.final.stamps(keys), strict=True): → False for True": LENGTHS,
         "self._beside = target.below(head + slash + self._hidden, staging=True) if root else None"
@@ -178,7 +176,6 @@ EQUIVALENT = {
     },
     "dls.logistics.transfer.plan": {
         VALUE_SLOTS: PLAIN,
-        VALUE_FROZEN: PLAIN,
         f"{LENGTHS_ALONE} → never": SPEED,
         f"{LENGTHS_ALONE} → Lt for LtE": SPEED,
         "shortest_limit = min(held.part_bytes or longest, (held.key_bytes or longest + room) - room)"
@@ -207,6 +204,15 @@ EQUIVALENT = {
         + ": nothing lies there",
         "elif sorts.made: → always": LOOKS,
     },
+    "dls.logistics.transfer.share": {
+        "gc.disable()  # nothing here is in a cycle → dropped": SPEED,
+    },
+    "dls.logistics.transfer.sharing": {
+        "self._others = (processes or min(len(os.sched_getaffinity(0)), _MOST)) - 1 → 1 for 0": "as many processors",
+        "if self.shares or not self.ready: → And for Or": SPEED + ": it ends with its connection, after its share",
+        "_AHEAD: Final = 2 → 3 for 2": SPEED,
+        "_POLL_MS: Final = 200 → 201 for 200": SPEED,
+    },
     "dls.logistics.transfer.small": {
         VALUE_SLOTS: PLAIN,
         "progress.ticks += 1 → 2 for 1": LIFE,
@@ -216,7 +222,6 @@ EQUIVALENT = {
         "elif time.monotonic() - since >= stall_s * patience(): → Gt for GtE": "no two instants are equal",
     },
     "dls.logistics.transfer.transfer": {
-        VALUE_FROZEN: PLAIN,
         "self.progress.ticks += 1 → 2 for 1": LIFE,
         "if self._over: → always": "who may stop it is asked more often",
     },

@@ -22,6 +22,7 @@ class Ours:
     secret: str = field(default="", repr=False)
     seen: float = field(default=0.0, compare=False)
     more: frozenset[int] = field(default_factory=frozenset)
+    notes: dict[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Theirs:
     secret: str = field(default="", repr=False)
     seen: float = field(default=0.0, compare=False)
     more: frozenset[int] = field(default_factory=frozenset)
+    notes: dict[str, str] = field(default_factory=dict, hash=False)
 
 
 @frozen
@@ -62,6 +64,7 @@ _rows = some.tuples(
     some.sampled_from("xy"),
     some.sampled_from([0.0, 1.0]),
     some.sampled_from([frozenset(), frozenset({1})]),
+    some.sampled_from([{}, {"a": "b"}]),
 )
 
 
@@ -84,7 +87,7 @@ def test_nobody_changes_it() -> None:
     with pytest.raises(FrozenInstanceError):
         del made.name
     assert not hasattr(made, "__dict__")
-    assert [one.name for one in fields(made)] == ["name", "parts", "secret", "seen", "more"]  # type: ignore[arg-type]
+    assert [one.name for one in fields(made)] == ["name", "parts", "secret", "seen", "more", "notes"]  # type: ignore[arg-type]
 
 
 def test_classes_are_told_apart_and_their_own_ways_stay() -> None:

@@ -17,20 +17,28 @@ T = TypeVar("T")
 
 
 @cache
-def _key_of(cls: Any) -> Callable[[Any], Any]:
-    names = [one.name for one in fields(cls) if one.compare]
+def _compared(cls: Any) -> Callable[[Any], Any]:
+    return _getter([one.name for one in fields(cls) if one.compare])
+
+
+@cache
+def _hashed(cls: Any) -> Callable[[Any], Any]:
+    return _getter([one.name for one in fields(cls) if (one.compare if one.hash is None else one.hash)])
+
+
+def _getter(names: list[str]) -> Callable[[Any], Any]:
     return attrgetter(*names) if names else lambda made: ()
 
 
 def _equal(self: Any, other: Any) -> Any:
     if other.__class__ is not self.__class__:
         return NotImplemented
-    key = _key_of(self.__class__)
+    key = _compared(self.__class__)
     return key(self) == key(other)
 
 
 def _hash(self: Any) -> int:
-    return hash(_key_of(self.__class__)(self))
+    return hash(_hashed(self.__class__)(self))
 
 
 def _shown(self: Any) -> str:

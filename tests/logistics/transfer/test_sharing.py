@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,8 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from dls.logistics import digest as digests
-from dls.logistics.entry import FILE
+from dls.logistics.entry import FILE, Entry
 from dls.logistics.errors import DlsError, Unavailable
+from dls.logistics.pipes import Pipe
 from dls.logistics.segment import Segment
 from dls.logistics.store import Apart, Store
 from dls.logistics.stores.memory import MemoryStore
@@ -30,7 +34,7 @@ from dls.logistics.transfer.listing import listed
 from dls.logistics.transfer.progress import Progress
 from dls.logistics.transfer.receipt import MemoryReceipts
 from dls.logistics.transfer.run import Options, run_copies
-from dls.logistics.transfer.share import Brought, cut_out
+from dls.logistics.transfer.share import Brought, cut_out, serve
 from dls.logistics.transfer.sharing import Helpers
 from dls.logistics.transfer.small import Small
 
@@ -42,6 +46,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Helpers for few files, in small shares."""
     monkeypatch.setattr(helping, "WORTH", 8)
     monkeypatch.setattr(helping, "_FILES", 16)
+    mine.clear()
 
 
 @pytest.fixture
@@ -59,10 +64,15 @@ def segment_of(store: Store) -> Segment:
     return Segment.of([e._replace(digest=digests.of(b"".join(store.read(e.path)))) for e in rows])
 
 
+mine: list[int] = []
+"""What the tests' own process did itself."""
+
+
 class Together(Small):
     """Leaves the helpers the time to start: in life they have more than 16 files to do so."""
 
     def alone(self, todo: Sequence[int]) -> None:
+        mine.extend(todo)
         until = time.monotonic() + 20
         helpers = self.helpers
         assert isinstance(helpers, Helpers)
@@ -118,6 +128,7 @@ def test_what_helpers_bring_is_what_one_process_brings(
     work.run(range(COUNT), retries=0)
     helpers.close()
     assert helpers.brought >= 16
+    assert len(mine) == len(set(mine)) == COUNT - helpers.brought, "nothing twice"
     assert work.errors == {}
     assert work.digests == {i: segment.digests[32 * i : 32 * i + 32] for i in range(COUNT)}
     assert (progress.files, progress.bytes, progress.requests) == (COUNT, segment.size, COUNT)
@@ -219,11 +230,80 @@ def test_without_helpers_it_goes_as_well(
     work, brought = both(many, PosixStore(tmp_path / "none", staging=True), segment, 1)
     assert (brought, work.errors) == (0, {})
     monkeypatch.setattr(sys, "executable", str(tmp_path / "absent"))
+    open_before = len(os.listdir("/proc/self/fd"))
     work, brought = both(many, PosixStore(tmp_path / "absent-python", staging=True), segment, 2)
     assert (brought, work.errors) == (0, {})
+    assert len(os.listdir("/proc/self/fd")) == open_before
     monkeypatch.setattr(sys, "executable", "/bin/false")
     work, brought = both(many, PosixStore(tmp_path / "false", staging=True), segment, 2)
     assert (brought, work.errors) == (0, {})
+    assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+@spec("TRANSFER-21", "TRANSFER-31")
+def test_a_helper_that_hangs_does_not_keep_one_that_is_told_to_stop(many: PosixStore, tmp_path: Path) -> None:
+    segment, target = segment_of(many), PosixStore(tmp_path / "to", staging=True)
+    stopped, done = list[int](), threading.Event()
+
+    def alive() -> None:
+        if not stopped and (found := _children()):
+            os.kill(found[0].pid, signal.SIGSTOP)
+            stopped.append(found[0].pid)
+        if done.is_set():
+            raise Unavailable("lost", code="lost-lease")
+
+    helpers = Helpers(many, target, 2)
+    timer = threading.Timer(3, done.set)
+    timer.start()
+    with pytest.raises(Unavailable, match="lost"):
+        Waiting(many, target, segment, Progress(), alive, helpers=helpers).run(range(COUNT), retries=0)
+    timer.join()
+    assert stopped
+    assert not _children()
+
+
+class Waiting(Together):
+    """Looks whether it may go on before the helpers' first share only: then it is these that keep it."""
+
+    def alone(self, todo: Sequence[int]) -> None:
+        super().alone([])
+        for i in todo:
+            self.stamps[i] = b"-"
+
+
+@pytest.mark.parametrize("hashed_only", [False, True])
+@spec("TRANSFER-31")
+def test_what_a_helper_does(many: PosixStore, tmp_path: Path, hashed_only: bool) -> None:
+    segment, target = segment_of(many), None if hashed_only else PosixStore(tmp_path / "to", staging=True)
+    os.unlink(os.path.join(many.root, segment.paths[7]))
+    ours, theirs = (Pipe(end.detach()) for end in socket.socketpair())
+    helper = threading.Thread(target=serve, args=(theirs,))
+    helper.start()
+    ours.put(json.dumps([many.apart(), None if target is None else target.apart()]).encode())
+    assert ours.take() == b""
+    for first in (0, 4, 8):  # segments are small here
+        ours.put(cut_out(segment, range(first, first + 4)).encode())
+        found = Brought.decode(ours.take())
+        assert [first + n for n in found.done] == [i for i in range(first, first + 4) if i != 7]
+        assert list(found.digests) == [segment.digests[32 * (first + n) : 32 * (first + n) + 32] for n in found.done]
+        keys = [segment.paths[first + n] for n in found.done]
+        assert list(found.stamps) == ([b""] * len(keys) if target is None else target.stamps(keys))
+    ours.close()
+    helper.join(10)
+    assert not helper.is_alive()
+    theirs.close()
+
+
+@given(some.lists(some.integers(0, 9 << 20), max_size=60))
+def test_shares_are_all_files_in_order_none_too_large(sizes: list[int]) -> None:
+    segment = Segment.of([Entry(b"%03d" % n, FILE, size) for n, size in enumerate(sizes)])
+    shares = list(helping._shares(segment, range(len(sizes))))
+    assert [i for share in shares for i in share] == list(range(len(sizes)))
+    for n, share in enumerate(shares):
+        weight = sum(sizes[i] for i in share)
+        assert len(share) <= 16
+        assert weight - sizes[share[-1]] < 16 << 20
+        assert n == len(shares) - 1 or len(share) == 16 or weight >= 16 << 20
 
 
 RUN = """

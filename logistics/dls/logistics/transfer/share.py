@@ -80,15 +80,19 @@ def _opened(how: Any) -> Store | None:
     return open_store(how[0], {}, **how[1]) if how else None
 
 
+def serve(pipe: Pipe) -> None:
+    """Hear how the stores are opened, say that they are, then bring share after share until nobody is there."""
+    with suppress(EOFError, OSError):
+        source, target = map(_opened, json.loads(pipe.take()))
+        assert source is not None
+        pipe.put(b"")
+        while True:
+            pipe.put(bring(source, target, Segment.decode(pipe.take())).encode())
+
+
 def main() -> None:
     """Such a process: `argv` tells the connection over which shares come, and the process that started it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us gets it, too, and says when to end
     gc.disable()  # nothing here is in a cycle
     end_with_parent(int(sys.argv[2]))
-    pipe = Pipe(int(sys.argv[1]))
-    with suppress(EOFError, OSError):  # nobody waits for us any more
-        source, target = map(_opened, json.loads(pipe.take()))
-        assert source is not None
-        pipe.put(b"")
-        while message := pipe.take():
-            pipe.put(bring(source, target, Segment.decode(message)).encode())
+    serve(Pipe(int(sys.argv[1])))
