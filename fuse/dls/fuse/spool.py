@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import marshal
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -37,6 +36,8 @@ class Spool:
 
     def _spill(self) -> None:
         if self._fd < 0:
+            import tempfile  # who mounts needs none
+
             self._file = tempfile.TemporaryFile(dir=self._folder, prefix=PREFIX, buffering=0)  # noqa: SIM115 - closed by close()
             self._fd = self._file.fileno()
         view = memoryview(self._held)

@@ -7,7 +7,6 @@ in the same pass and are never identity when they are CRCs.
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Iterable
 from typing import Any, Final
@@ -118,6 +117,8 @@ def _sum(name: str) -> Any:
     if name in ("crc32", "adler32"):
         return _Crc(name)
     if name in ("md5", "sha1", "sha256", "sha512"):
+        import hashlib  # brings OpenSSL, 4 ms, and few ask for these
+
         return hashlib.new(name, usedforsecurity=False)
     raise Invalid(f"unknown checksum {name!r}", code="bad-digest", remedy="md5, sha1, sha256, sha512, crc32, adler32")
 
