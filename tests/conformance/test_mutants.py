@@ -210,6 +210,9 @@ EQUIVALENT = {
     "dls.logistics.transfer.sharing": {
         "self._others = (processes or min(len(os.sched_getaffinity(0)), _MOST)) - 1 → 1 for 0": "as many processors",
         "if self.shares or not self.ready: → And for Or": SPEED + ": it ends with its connection, after its share",
+        "if self.shares or not self.ready: → always": "one that is idle ends by itself, or is ended",
+        "if TYPE_CHECKING: → always": SPEED,
+        "_BYTES: Final = 16 << 20 → 17 for 16": SPEED,
         "_AHEAD: Final = 2 → 3 for 2": SPEED,
         "_POLL_MS: Final = 200 → 201 for 200": SPEED,
     },
