@@ -8,7 +8,6 @@ decodes every block again and reads back what it wrote.
 from __future__ import annotations
 
 import os
-import stat
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,18 +16,12 @@ from bench.contender import Contender, Turn
 from bench.rounds import Bench, Place
 from components import tree
 
-REAL = Path("/usr")
-
 
 def benches(stack: ExitStack, place: Place, full: bool) -> list[Bench]:
-    """Make the source and list who takes part; at full size, of a real tree too."""
+    """Make the source and list who takes part."""
     files = 1_000_000 if full else 100_000
     source = place.disk / "image-source"
-    made = [bench("image-pack", source, files, tree.mixed(source, files), place)]
-    if full:
-        found = [info for _, info in tree.walk(REAL) if stat.S_ISREG(info.st_mode)]
-        made.append(bench("image-pack-usr", REAL, len(found), sum(info.st_size for info in found), place))
-    return made
+    return [bench("image-pack", source, files, tree.mixed(source, files), place)]
 
 
 def bench(name: str, source: Path, files: int, size: int, place: Place) -> Bench:

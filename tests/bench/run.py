@@ -27,7 +27,7 @@ from components.loopdisk import loop_disk  # noqa: E402
 from components.process import NotReady  # noqa: E402
 
 TRANSFER = ("small-s3-down", "small-s3-up", "big-s3-down", "big-s3-up", "small-http-down", "small-local", "big-local")
-IMAGES = ("image-pack", "image-mount", "image-remote")
+IMAGES = ("image-pack", "image-pack-usr", "image-mount", "image-remote")
 BENCHES = (*TRANSFER, "noop-rerun", "million", "durability", "prediction", *IMAGES)
 GROUPS = {"transfer": TRANSFER, "images": IMAGES}
 MEMORY = Path("/dev/shm")

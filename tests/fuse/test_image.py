@@ -8,7 +8,9 @@ import random
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,7 +24,9 @@ from dls.fuse.blocks import INSIDE, Form
 from dls.fuse.codec import PARTS
 from dls.fuse.image import open_image
 from dls.fuse.index import Header
+from dls.fuse.origin import FolderOrigin
 from dls.fuse.pack import Options, pack
+from dls.fuse.source import Attributes, Item
 from dls.fuse.unpack import unpack
 from dls.logistics import segment
 from dls.logistics.errors import Conflict, Corrupt, Denied, DlsError, Exists, Invalid, Unavailable
@@ -118,6 +122,58 @@ def test_names_outside_of_the_tree_do_not_count(tmp_path: Path) -> None:
     os.link(tmp_path / "tree" / "a", tmp_path / "tree" / "b")
     os.link(tmp_path / "tree" / "a", tmp_path / "outside")
     pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+    with open_image(str(tmp_path / "i.sqfs")) as found:
+        assert found.find(b"a").nlink == found.find(b"b").nlink == 2
+
+
+class _Watched(FolderOrigin):
+    """A folder that notes how often it is gone through, and may count names of hard links as it is told to."""
+
+    def __init__(self, root: Path, counted: dict[Any, int] | None = None) -> None:
+        super().__init__(os.fsencode(root))
+        self.walks, self.counts, self._counted = 0, 0, counted
+
+    def items(self, keep: Attributes) -> Iterator[Item]:
+        self.walks += 1
+        return super().items(keep)
+
+    def links(self) -> dict[Any, int]:
+        self.counts += 1
+        return super().links() if self._counted is None else self._counted
+
+
+@pytest.mark.spec("IMAGE-6")
+def test_a_tree_whose_hard_links_lie_elsewhere_too_is_packed_once(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "d").mkdir(parents=True)
+    for name in ("a", "d/b"):
+        (tmp_path / "tree" / name).write_bytes(name.encode())
+        os.link(tmp_path / "tree" / name, tmp_path / name.replace("/", "-"))
+    os.link(tmp_path / "tree" / "a", tmp_path / "tree" / "d" / "a")
+    origin = _Watched(tmp_path / "tree")
+    pack(origin, str(tmp_path / "i.sqfs"), HERE)
+    assert (origin.walks, origin.counts) == (1, 1)
+    with open_image(str(tmp_path / "i.sqfs")) as found:
+        assert [found.find(name).nlink for name in (b"a", b"d/a", b"d/b")] == [2, 2, 1]
+
+
+@pytest.mark.spec("IMAGE-6")
+def test_without_hard_links_nothing_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a").write_bytes(b"one")
+    origin = _Watched(tmp_path / "tree")
+    pack(origin, str(tmp_path / "i.sqfs"), HERE)
+    assert (origin.walks, origin.counts) == (1, 0)
+
+
+@pytest.mark.spec("IMAGE-6")
+def test_names_that_were_counted_wrong_are_counted_again(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a").write_bytes(b"one inode")
+    os.link(tmp_path / "tree" / "a", tmp_path / "tree" / "b")
+    info = os.stat(tmp_path / "tree" / "a")
+    origin = _Watched(tmp_path / "tree", {(info.st_dev, info.st_ino): 3})
+    pack(origin, str(tmp_path / "i.sqfs"), HERE)
+    assert (origin.walks, origin.counts) == (2, 1)
     with open_image(str(tmp_path / "i.sqfs")) as found:
         assert found.find(b"a").nlink == found.find(b"b").nlink == 2
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterable
+from functools import cache
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -86,6 +87,7 @@ class Blocks:
         self._files = bytearray()
         self._group: list[bytes] = []
         self._filled = 0
+        self._zeros = _zeros(form.block)
         fits = form.small <= LARGEST_PART and form.block <= LARGEST_SHARED
         self._apart: bool | None = None if fits else False
 
@@ -112,10 +114,11 @@ class Blocks:
 
     def stretch(self, body: bytes) -> int:
         """Blocks of one file's own; how many bytes of it are zeros that are not stored."""
-        block, holes = self._form.block, 0
+        block, zeros, holes = self._form.block, self._zeros, 0
         for at in range(0, len(body), block):
             plain = body[at : at + block] if len(body) > block else body
-            if not plain[0] and plain.count(0) == len(plain):
+            # Compared, not counted: most blocks that begin with a zero hold something else soon.
+            if not plain[0] and plain == (zeros if len(plain) == block else bytes(len(plain))):
                 self._stored.append(0)
                 self._sums.append(0)
                 holes += len(plain)
@@ -199,6 +202,11 @@ class Blocks:
         self._files += b"".join(rows)
         self._shared.append(number)
         self._put(frame, marks)
+
+
+@cache
+def _zeros(size: int) -> bytes:
+    return bytes(size)
 
 
 def _unreadable() -> Corrupt:

@@ -96,7 +96,7 @@ class Making:
         collects = gc.isenabled()
         gc.disable()  # millions of small tuples, none in a cycle
         try:
-            layout = Layout(Form(block), self.spool, self.blocks, {}, _NoTables())
+            layout = Layout(Form(block), self.spool, self.blocks, tables=_NoTables())
             layout.extend(rows)
             layout.finish()
         finally:

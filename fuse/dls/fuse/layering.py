@@ -62,6 +62,10 @@ class LayerOrigin:
         """What differs, in order."""
         return self._found.items()
 
+    def links(self) -> dict[Any, int]:
+        """As the items say; names outside of the source are found while it is packed."""
+        return {}
+
     def reader(self) -> Description:
         """That of the source; a reader of both where some bytes come from below."""
         borrowed = self._found.borrowed

@@ -76,8 +76,8 @@ class Layout:
     """Builds all tables from items in order."""
 
     def __init__(
-        self, form: Form, spools: Callable[[], Spool], blocks: Spool, counts: dict[Any, int],
-        tables: Tables | None = None,
+        self, form: Form, spools: Callable[[], Spool], blocks: Spool,
+        count: Callable[[Any, int], int] = lambda group, said: said, tables: Tables | None = None,
     ) -> None:  # fmt: skip
         self._form, self._spools, self._blocks = form, spools, blocks
         self.tables = tables or tables_for(form, spools)
@@ -92,7 +92,7 @@ class Layout:
         self._groups: dict[Any, _Group] = {}
         self.found: dict[Any, int] = {}
         """How many names of each group were met."""
-        self._counts, self._nlinks = counts, dict[Any, int]()
+        self._count, self._nlinks = count, dict[Any, int]()
         self._number = 0
         self.kinds = {"files": 0, "folders": 0, "links": 0, "others": 0}
         self.root: tuple[int, int, int] = (0, 0, 0)
@@ -121,7 +121,7 @@ class Layout:
                 folder.rows.add((name, *known.entry, _renamed(known.record, name)))
                 folder.rows.settle()
                 return known.first
-            nlink = self._counts.get(group, item.nlink)
+            nlink = self._count(group, item.nlink)
         self._number = number = self._number + 1
         squash_xattr, own_xattr = self._xattrs_of(item) if item.xattrs else (squashfs.NONE, -1)
         mode, uid, gid = item.mode, item.uid, item.gid

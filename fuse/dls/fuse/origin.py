@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from dls.fuse.reading import STEP, Description, File, FolderReader, opened
-from dls.fuse.source import Attributes, Item, changed, walk
+from dls.fuse.source import Attributes, Item, changed, links, walk
 from dls.fuse.tree import Tree
 
 
@@ -21,6 +21,10 @@ class Origin(Protocol):
 
     def items(self, keep: Attributes) -> Iterator[Item]:
         """Everything in the order of manifests, folders before what is in them, the root (b'') first."""
+        ...
+
+    def links(self) -> dict[Any, int]:
+        """How many names the inodes of several names (`Item.group`) have in here; {}: as many as `Item.nlink` says."""
         ...
 
     def reader(self) -> Description:
@@ -38,6 +42,10 @@ class FolderOrigin:
         """As they lie there."""
         return walk(self._root, keep)
 
+    def links(self) -> dict[Any, int]:
+        """Counted: of a folder, some names may lie elsewhere."""
+        return links(self._root)
+
     def reader(self) -> Description:
         """Reads them there."""
         return f"{FolderReader.__module__}:{FolderReader.__name__}", (self._root,)
@@ -52,6 +60,10 @@ class TreeOrigin:
     def items(self, keep: Attributes) -> Iterator[Item]:
         """As the tree has them, with all attributes that it has."""
         return self._tree.items()
+
+    def links(self) -> dict[Any, int]:
+        """As the tree says."""
+        return {}
 
     def reader(self) -> Description:
         """Reads them from the tree."""

@@ -88,6 +88,10 @@ class StoreOrigin:
         group: Any = first if count > 1 else None
         return Item(entry.path, mode, 0, 0, mtime, entry.size, group, nlink=count)
 
+    def links(self) -> dict[Any, int]:
+        """As the manifest says."""
+        return {}
+
     def reader(self) -> Description:
         """Reads them from the store."""
         return f"{__name__}:{StoreReader.__name__}", (self._door,)

@@ -134,7 +134,7 @@ def _packed(
     path = os.path.abspath(os.fsencode(image))
     shown = os.fsdecode(path)
     refuse_taken(path, options)
-    counts: dict[Any, int] = {}
+    counts = _Counts(origin.links)
     try:
         while True:
             target = _Target(path)
@@ -145,8 +145,8 @@ def _packed(
                     result = made.finish()
                     target.appear(options.replace)
                     return result
-                # Some names of hard links lie outside of what is packed: now it is known how many lie inside.
-                counts = made.layout.found
+                # Not as many names of hard links are in here as was said or counted: now it is known how many are.
+                counts.found = made.layout.found
             finally:
                 target.close()
     except OSError as exc:
@@ -163,6 +163,21 @@ def refuse_taken(path: bytes, options: Options) -> None:
             remedy="choose another name, or pack with --replace",
             store=shown,
         )
+
+
+class _Counts:
+    """How many names the inodes of several names have in here: asked for when the first is met, as few trees have any.
+    An image that had been packed to its end before that is known would be packed twice."""
+
+    def __init__(self, count: Callable[[], dict[Any, int]]) -> None:
+        self._count = count
+        self.found: dict[Any, int] | None = None
+
+    def names(self, group: Any, said: int) -> int:
+        """Of one inode; `said` where nothing else is known."""
+        if self.found is None:
+            self.found = self._count()
+        return self.found.get(group, said)
 
 
 class _Target:
@@ -214,7 +229,7 @@ class _Making:
 
     def __init__(
         self, origin: Origin, path: bytes, fd: int, options: Options, progress: Progress, alive: Callable[[], None],
-        counts: dict[Any, int],
+        counts: _Counts,
     ) -> None:  # fmt: skip
         self._origin, self._path, self._fd, self._options = origin, path, fd, options
         self._progress, self._alive = progress, alive
@@ -222,7 +237,7 @@ class _Making:
         self._blocks, self._segments = self._spools(), self._spools()
         self._segment_rows = self._spools()
         self._refs: list[SegmentRef] = []
-        self.layout = Layout(options.form, self._spools, self._blocks, counts)
+        self.layout = Layout(options.form, self._spools, self._blocks, counts.names)
         self._at = self._twice = 0
 
     def _spools(self) -> Spool:

@@ -88,6 +88,29 @@ def walk(root: bytes, keep: Attributes = no_attributes) -> Iterator[Item]:
     return ordered(top, lambda above: _scan(root + b"/" + above, above, where, keep))
 
 
+def links(root: bytes) -> dict[tuple[int, int], int]:
+    """How many names in this folder each inode of several names has, by its `Item.group`."""
+    found: dict[tuple[int, int], int] = {}
+    todo = [root]
+    while todo:
+        folder = todo.pop()
+        try:
+            with os.scandir(folder) as inside:
+                for one in inside:
+                    if one.name.startswith(names.HIDDEN):
+                        continue
+                    if one.is_dir(follow_symlinks=False):
+                        todo.append(one.path)
+                    elif (info := one.stat(follow_symlinks=False)).st_nlink > 1:
+                        group = info.st_dev, info.st_ino
+                        found[group] = found.get(group, 0) + 1
+        except FileNotFoundError as exc:
+            raise changed(os.fsdecode(root), folder[len(root) + 1 :]) from exc
+        except OSError as exc:
+            raise ours(exc, os.fsdecode(root), folder[len(root) + 1 :]) from exc
+    return found
+
+
 def ordered(top: Item, scan: Callable[[bytes], list[Row]]) -> Iterator[Item]:
     """Items in the order of manifests, the root first.  `scan` gives what is in the folder with a path (with a slash
     behind it; the root is ''), sorted."""

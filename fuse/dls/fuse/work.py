@@ -58,7 +58,8 @@ class Worker:
     # ------------------------------------------------------------------------------------------ compressing
 
     def pack(self, job: int, keep: bytes) -> tuple[tuple[bytes, ...], bytes]:
-        """Compress the files whose byte in `keep` is 1; what they became (fields of Packed), a stretch's digest."""
+        """Compress the files whose byte in `keep` is 1; what they became (fields of Packed), the digest of a
+        stretch of a file that has digests of its blocks."""
         if job in self._stretches:
             return self._stretch(job)
         blocks = Blocks(self._form, self._packer, self._unpacker)
@@ -68,12 +69,15 @@ class Worker:
         return tuple(packed), b""
 
     def _stretch(self, job: int) -> tuple[tuple[bytes, ...], bytes]:
-        hasher, blocks = digests.Hasher(0), Blocks(self._form, self._packer, self._unpacker)
-        for body in self._reader.stretch(self._stretches.pop(job)):
-            hasher.update(body)
+        file = self._stretches.pop(job)
+        blocks = Blocks(self._form, self._packer, self._unpacker)
+        hasher = digests.Hasher(0) if file.size > digests.BIG else None  # smaller files have no digests of blocks
+        for body in self._reader.stretch(file):
+            if hasher is not None:
+                hasher.update(body)
             blocks.stretch(body)
         self._ready[job] = blocks.data
-        return tuple(blocks.packed()), hasher.digest()
+        return tuple(blocks.packed()), hasher.digest() if hasher is not None else b""
 
     # ---------------------------------------------------------------------------------------------- writing
 
