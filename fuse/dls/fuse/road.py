@@ -38,6 +38,8 @@ _AHEAD: Final = 4
 """Jobs under way for each worker."""
 _FEW_AHEAD: Final = 16
 """Jobs under way where two to four work: one of them is slower whenever the one who decides takes its processor."""
+_BYTES_AHEAD: Final = 6 * STRETCH
+"""Bytes under way for two workers: what a job holds is as large as what it read."""
 _PLACE = struct.Struct("<QQQIIIII")
 _EMPTY = digests.of(b"")
 
@@ -63,6 +65,11 @@ class _Job:
     written: bool = False
     large: _Large | None = None
     """The file that this is a stretch of."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it reads."""
+        return sum((file.stop if file.stop >= 0 else file.size) - file.start for file in self.files)
 
 
 @dataclass(slots=True)
@@ -121,7 +128,7 @@ class Road:
         self._to_know: deque[_Job] = deque()
         self._to_place: deque[_Job] = deque()
         self._load = dict.fromkeys(map(id, hands), 0)
-        self._number = 0
+        self._number = self._held = 0
         self.at = max(form.align, squashfs.SUPER.size)
         """Where the next block goes."""
         self.count = 0
@@ -134,13 +141,14 @@ class Road:
     def entries(self, items: Iterator[Item]) -> Iterator[list[Entry]]:
         """Pack the items; the entries of the manifest, in order, a few hundred at a time, as they are done."""
         count = len(self._hands)
+        most, size = max(_AHEAD * count, min(_FEW_AHEAD, 2 * _AHEAD * count)), _BYTES_AHEAD * count // 2
         for job in self._cut(items):
             if job is None:
-                yield from self._until(0)
+                yield from self._until(0, 0)
                 continue
             self._start(job)
-            yield from self._until(max(_AHEAD * count, min(_FEW_AHEAD, 2 * _AHEAD * count)))
-        yield from self._until(0)
+            yield from self._until(most, size)
+        yield from self._until(0, 0)
 
     # ------------------------------------------------------------------------------------------- cutting
 
@@ -208,16 +216,17 @@ class Road:
         hand = job.hand = min(self._hands, key=lambda one: self._load[id(one)])
         self._load[id(hand)] += 1
         self._under_way[job.number] = job
+        self._held += job.size
         self._to_know.append(job)
         self._to_place.append(job)
         hand.send("read", job.number, list(map(tuple, job.files)))
 
-    def _until(self, most: int) -> Iterator[list[Entry]]:
-        """Go on until at most `most` jobs are under way; the entries of those that are done."""
+    def _until(self, most: int, size: int) -> Iterator[list[Entry]]:
+        """Go on until at most `most` jobs with at most `size` bytes are under way; the entries of the done."""
         while True:
             while self._jobs and self._jobs[0].written:
                 yield self._done(self._jobs.popleft())
-            if len(self._under_way) <= most:
+            if len(self._under_way) <= most and self._held <= size:
                 return
             self._alive()
             for verb, number, found in heard(self._hands):
@@ -239,6 +248,7 @@ class Road:
             job.written = True
             self._load[id(job.hand)] -= 1
             del self._under_way[job.number]
+            self._held -= job.size
 
     def _know(self, job: _Job) -> None:
         """Digests are there: which contents are new?"""
@@ -291,7 +301,7 @@ class Road:
         if job.large is not None:
             large = job.large
             large.left -= 1
-            self._progress.moved(sum(file.stop - file.start for file in job.files))
+            self._progress.moved(job.size)
             return [] if large.left else [self._large_done(large)]
         number, files, size, out = 0, 0, 0, list[Entry]()
         found, places, fresh, new = job.digests or b"", iter(job.places), job.fresh, tuple.__new__
