@@ -174,10 +174,10 @@ class Named(Tree):
         """Whole records of a folder from `offset` bytes on, at most `size` bytes."""
         _, start, stop = self._spans.get(folder) or self._span(folder)
         at = start + offset
-        if at < stop <= at + size and at >> self._frame_bits == stop - 1 >> self._frame_bits:
-            frame, inside = self.frame(at >> self._frame_bits), at & self._in_frame
-            if _in_order(frame, inside, inside + stop - at, offset):  # as of most folders: all of it at once
-                return [frame[inside : inside + stop - at]]
+        if at >= stop:
+            return []
+        if stop - at <= size and (all_ := self._rest(start, at, stop)) is not None:
+            return all_
         out: list[bytes] = []
         while at < stop:
             number, inside = at >> self._frame_bits, at & self._in_frame
@@ -195,6 +195,20 @@ class Named(Tree):
             elif borders[-1] > inside:
                 break  # the next one does not fit
             at = number + 1 << self._frame_bits
+        return out
+
+    def _rest(self, start: int, at: int, stop: int) -> list[bytes] | None:
+        """All records of a listing from `at` on, as most folders are asked for; None where they are not in order."""
+        bits, in_frame, out = self._frame_bits, self._in_frame, list[bytes]()
+        while at < stop:
+            frame, inside = self.frame(at >> bits), at & in_frame
+            rest = inside + stop - at
+            end = _ordered(frame, inside, min(rest, len(frame)), at - start)
+            if end < 0 or (rest <= in_frame + 1 and end != rest):
+                return None
+            if end > inside:
+                out.append(frame[inside:end])
+            at = (at | in_frame) + 1
         return out
 
     def _borders_in(self, number: int, frame: bytes, start: int) -> list[int]:
@@ -282,14 +296,15 @@ class Named(Tree):
         return out
 
 
-def _in_order(frame: bytes, at: int, end: int, offset: int) -> bool:
-    """Whether records fill this part of a frame, each of which says where the next one is in the listing."""
+def _ordered(frame: bytes, at: int, end: int, offset: int) -> int:
+    """Where the records end that begin here, each of which must say where the next one is in the listing; -1 where one
+    does not, or crosses the end.  Before the end of a frame there may be nothing more."""
     base, unpack = offset - at, _OFF_AND_SIZE.unpack_from
-    if end > len(frame):
-        return False
     while at + HEAD < end:
         said, size = unpack(frame, at + 136)
+        if not size:
+            return at
         at += HEAD + (size + 7 & ~7)
-        if not size or said != base + at:
-            return False
-    return at == end
+        if said != base + at:
+            return -1
+    return at if at <= end else -1
