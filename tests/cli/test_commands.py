@@ -274,6 +274,7 @@ def test_version(dls: Command) -> None:
     assert text.startswith("dls ")
     assert "python 3." in text
     assert dls.json("version")["dls"] == text.split()[1]
+    assert dls("--version", ok=True).out == f"dls {text.split()[1]}\n"
     assert not dls.home.exists()
 
 

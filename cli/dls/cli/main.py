@@ -14,6 +14,7 @@ import click
 from dls.cli import failure, render
 from dls.cli.command import COMPLETE, Verbs
 from dls.cli.front import Front
+from dls.logistics.version import VERSION
 
 COMMANDS: Final = {
     "site": ("dls.cli.commands.site:site", "Places where data may lie."),
@@ -50,6 +51,7 @@ _HELP: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 @click.group("dls", cls=Verbs, lazy=COMMANDS, context_settings=_HELP)
+@click.version_option(VERSION, prog_name="dls", message="%(prog)s %(version)s", help="Show the version and exit.")
 def cli() -> None:
     """Bring research data where the code runs: proven intact, in time, within every site's limits.
 
