@@ -3,8 +3,8 @@
 A request waits for one round trip, however little it brings.  Where the line carries two pieces or more in that time
 (rate × delay), TIMES as much is brought from around a missing piece, in the hope that it is read, too: images are
 packed in the order of names, jobs read neighbours, and who reads a thousand files by chance soon needs every piece.
-Hope is bounded: what was brought unasked never exceeds `START` pieces and `EACH` for every piece that somebody read.
-Pure.
+Hope is bounded: what was brought unasked never exceeds `START` pieces, `EACH` for every piece that somebody read, and
+for every miss as many as the line carried while it was waited for: so hope takes no longer than waiting did.  Pure.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 START: Final = 256
 """Pieces that may be brought before anybody proved that it pays: 64 MiB."""
 EACH: Final = 8
-"""Pieces that may be brought besides, for each that was read."""
+"""Pieces that may be brought besides, for each that was read; for each miss a round trip of the line, if more."""
 TIMES: Final = 4
 """Round trips of the line's time that one miss may cost: whoever misses next waits behind what is brought."""
 MOST: Final = 64
@@ -59,10 +59,10 @@ class Width:
     def missed(self, first: int, last: int) -> range:
         """What to bring besides `first … last`, which are missing: the pieces of an aligned stretch around them."""
         self._misses += 1
-        self._credit += EACH * (last - first + 1)
+        line = int(self._delay * self._rate) // self._piece
+        self._credit += max(EACH * (last - first + 1), line)
         if self._misses <= SURE:
             return range(0)
-        line = int(self._delay * self._rate) // self._piece
         width = min(TIMES * line, self._most, self._credit)
         if line < 2 or width < 2:
             return range(0)
