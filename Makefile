@@ -5,6 +5,9 @@ PY := .venv/bin/python
 # Reports, caches and build results go to build/; nothing else in the checkout is written.
 SOURCES := logistics catalogue fuse madpp cli tests
 
+# Unit tests start nothing that others could meet, so as many run at once as there are processors, four at most.
+PROCESSES := $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+
 .PHONY: help setup compiled demo test check format bench faults clean
 
 help: ## this list
@@ -24,7 +27,7 @@ check: setup ## format, lint, types, import contract, unit tests: about a minute
 	$(PY) -m ruff check $(SOURCES)
 	$(PY) -m mypy
 	.venv/bin/lint-imports --cache-dir build/cache/imports
-	$(PY) -m pytest -m "not service and not fault and not slow"
+	$(PY) -m pytest -n $(PROCESSES) --dist loadfile -m "not service and not fault and not slow"
 
 format: setup ## rewrite the sources in our format, apply safe fixes
 	$(PY) -m ruff check --fix-only $(SOURCES)

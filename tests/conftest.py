@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -225,9 +226,35 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[_WORLD] = _World()
 
 
+def _hands_out(config: pytest.Config) -> bool:
+    """Whether this process runs no test, but hands them out to others (-n), each of which looks after its own."""
+    return bool(getattr(config.option, "numprocesses", 0)) and not hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What one of those others told at its end."""
+    stash, told = node.config.stash, getattr(node, "workeroutput", {})
+    stash.setdefault(_LEFT, []).extend(told.get("left", ()))
+    stash.setdefault(_DONE, set()).update(told.get("done", ()))
+    for rule, tests in told.get("rules", {}).items():
+        stash.setdefault(_RULES, {}).setdefault(rule, set()).update(tests)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Name what is left over, take it away so that nothing stays running, and fail the run."""
+    if not _hands_out(session.config):
+        session.config.stash[_LEFT] = _left(session)
+    stash, told = session.config.stash, getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["left"], told["done"] = stash[_LEFT], sorted(stash.get(_DONE, ()))
+        told["rules"] = {rule: sorted(tests) for rule, tests in stash.get(_RULES, {}).items()}
+    if stash.get(_LEFT, []) and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _left(session: pytest.Session) -> list[str]:
     world = session.config.stash[_WORLD]
     until = time.monotonic() + GRACE
     while (processes := world.processes()) and time.monotonic() < until:
@@ -251,10 +278,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         os.spawnlp(os.P_WAIT, "umount", "umount", "-l", point)
     for dev in loops:
         os.spawnlp(os.P_WAIT, "losetup", "losetup", "-d", dev)
-
-    session.config.stash[_LEFT] = left
-    if left and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    return left
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
