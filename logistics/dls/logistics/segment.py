@@ -82,7 +82,9 @@ class Segment:
     def hashed(self) -> bool:
         """Whether every file's digest is known."""
         zero = digests.UNKNOWN
-        return all(kind != FILE or self.digests[32 * i : 32 * i + 32] != zero for i, kind in enumerate(self.kinds))
+        return zero not in self.digests or all(
+            kind != FILE or self.digests[32 * i : 32 * i + 32] != zero for i, kind in enumerate(self.kinds)
+        )
 
     def _columns(self) -> dict[int, bytes]:
         return {
@@ -174,7 +176,7 @@ class Segment:
         paths = found[_PATHS].split(b"\0") if count else []
         if len(paths) != count or (not count and found[_PATHS]):
             raise ValueError("wrong number of names")
-        if any(kind > FOLDER for kind in found[_KINDS]):
+        if max(found[_KINDS], default=FILE) > FOLDER:
             raise ValueError("unknown kind")
         return cls(
             paths,

@@ -256,6 +256,15 @@ class Versioned(Protocol):
 
 
 @runtime_checkable
+class Stamped(Protocol):
+    """A store whose listing tells stamps, too: what is listed need not be looked at once more."""
+
+    def list_stamped(self) -> Iterator[tuple[Entry, bytes]]:
+        """As `list()`, each entry with the stamp that it had then, b'' where that would have to be asked for."""
+        ...
+
+
+@runtime_checkable
 class Apart(Protocol):
     """A store that another process on this machine can open for itself and see the same."""
 

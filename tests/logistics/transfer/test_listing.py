@@ -12,9 +12,10 @@ import pytest
 
 from dls.logistics.entry import FOLDER, LINK, Entry
 from dls.logistics.errors import Conflict, NotFound
+from dls.logistics.store import Store
 from dls.logistics.stores.memory import MemoryStore
 from dls.logistics.testing.contract_transfer import small_scale
-from dls.logistics.testing.faults import Around
+from dls.logistics.testing.faults import Around, Recording
 from dls.logistics.testing.spec import spec
 from dls.logistics.transfer.listing import known, listed
 
@@ -104,6 +105,10 @@ def test_nothing_there_is_told_and_an_empty_folder_is_not(store: MemoryStore) ->
 @spec("TRANSFER-16")
 def test_a_file_that_vanishes_while_it_is_listed_is_told(store: MemoryStore) -> None:
     class Vanishing(Around):
+        def __init__(self, inner: Store) -> None:
+            super().__init__(inner)
+            del self.list_stamped  # one whose listing tells no stamps: they are asked for behind it
+
         def step(self, verb: str, key: bytes = b"") -> bool:
             if verb == "list.item" and key == b"f02":
                 self.inner.delete(b"f01")
@@ -112,3 +117,21 @@ def test_a_file_that_vanishes_while_it_is_listed_is_told(store: MemoryStore) -> 
     with pytest.raises(Conflict) as told:
         listed(Vanishing(store))
     assert (told.value.code, told.value.facts["key"]) == ("source-changed", "f01")
+
+
+@spec("STORE-27")
+def test_what_is_listed_with_stamps_is_not_looked_at_again(store: MemoryStore) -> None:
+    class Some(Around):
+        """Tells the stamps of some."""
+
+        def _list_stamped(self) -> Iterator[tuple[Entry, bytes]]:
+            for number, (entry, stamp) in enumerate(super()._list_stamped()):
+                yield entry, stamp if number % 2 else b""
+
+    asked = Recording(store)
+    wanted = listed(asked)
+    assert "stamps" not in [verb for verb, _ in asked.log]
+    for found in (wanted, listed(Some(store))):
+        assert found.stamps is not None
+        for ref in found.manifest.refs:
+            assert list(found.stamps(ref.digest)) == store.stamps(found.manifest.load(ref.digest).paths)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from dls.logistics import credentials as sources
@@ -248,9 +249,14 @@ class HttpStore(Refusing):
 
     def list(self, prefix: bytes = b"") -> Iterator[Entry]:
         self._open()
-        return self._entries(prefix)
+        return map(itemgetter(0), self._entries(prefix))
 
-    def _entries(self, prefix: bytes) -> Iterator[Entry]:
+    def list_stamped(self) -> Iterator[tuple[Entry, bytes]]:
+        """Stamps are told of those files whose sizes had to be asked for."""
+        self._open()
+        return self._entries(b"")
+
+    def _entries(self, prefix: bytes) -> Iterator[tuple[Entry, bytes]]:
         folder, slash, _ = prefix.rpartition(b"/")
         try:
             above = legal.check(folder.replace(legal.HIDDEN, b"dls-")) if slash else b""
@@ -260,7 +266,7 @@ class HttpStore(Refusing):
             return
         yield from self._walk(folder + slash, prefix)
 
-    def _walk(self, folder: bytes, prefix: bytes) -> Iterator[Entry]:
+    def _walk(self, folder: bytes, prefix: bytes) -> Iterator[tuple[Entry, bytes]]:
         """What lies below `folder` ('' or with a slash at its end), in the order of whole paths: a folder is sorted by
         its name with a slash behind it."""
         rows = {}
@@ -277,9 +283,9 @@ class HttpStore(Refusing):
             if row.folder:
                 yield from self._walk(path, prefix)
             elif row.size >= 0:
-                yield Entry(path, FILE, row.size)
+                yield Entry(path, FILE, row.size), b""
             elif path in unknown:
-                yield Entry(path, FILE, unknown[path].size)
+                yield Entry(path, FILE, unknown[path].size), unknown[path].stamp
 
     def _index(self, folder: bytes) -> Sequence[http_index.Row]:
         """The names directly in a folder; [] where it is not there.  Unsupported where the server does not list it."""

@@ -215,6 +215,9 @@ class MemoryStore:
             found = sorted((k[skip:], place.nodes[k]) for k in under if not names.is_hidden(k[skip:]))
         return self._listed(found, prefix)
 
+    def list_stamped(self) -> Iterator[tuple[Entry, bytes]]:
+        return ((entry, self.stamps([entry.path])[0]) for entry in self.list())
+
     def _listed(self, found: _Found, prefix: bytes) -> Iterator[Entry]:
         busy = {path.rpartition(b"/")[0] for path, _ in found}
         first: dict[int, bytes] = {}

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,7 +87,12 @@ class PosixStore:
     def list(self, prefix: bytes = b"") -> Iterator[Entry]:
         """Entries below a textual prefix, sorted, lazily."""
         self._alive()
-        return walk(self.root, prefix, self.url)
+        return map(itemgetter(0), walk(self.root, prefix, self.url))
+
+    def list_stamped(self) -> Iterator[tuple[Entry, bytes]]:
+        """All entries with their stamps."""
+        self._alive()
+        return walk(self.root, b"", self.url)
 
     def read(self, key: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """Bytes of a file, in chunks of at most 1 MiB."""

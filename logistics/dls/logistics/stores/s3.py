@@ -12,6 +12,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
+from operator import itemgetter
 from typing import Final
 
 from dls.logistics import credentials as sources
@@ -27,7 +28,7 @@ from dls.logistics.stores.http_pool import TRIES, Job
 from dls.logistics.stores.http_wire import Reply
 from dls.logistics.stores.s3_batch import batch
 from dls.logistics.stores.s3_errors import refused
-from dls.logistics.stores.s3_listing import Listed, bare_etag, listing
+from dls.logistics.stores.s3_listing import Listed, bare_etag, in_common, is_utf8, listing
 from dls.logistics.stores.s3_upload import S3Upload, arrived, is_md5, md5
 from dls.logistics.stores.s3_wipe import wipe
 from dls.logistics.stores.s3_wire import Wire
@@ -99,7 +100,7 @@ class S3Store:
         """The target of a key that is looked for.  NotFound for names that no service can have."""
         self._open()
         legal.check(key)
-        if len(key) + self.room > LONGEST_KEY or not _is_utf8(key):
+        if len(key) + self.room > LONGEST_KEY or not is_utf8(key):
             raise self._missing(key)
         return self._base + quote(key)
 
@@ -136,18 +137,18 @@ class S3Store:
             raise self._refused(why if why.status >= 400 and why.status != 416 else reply, key)
         return reply
 
-    def _entries(self, prefix: bytes) -> Iterator[Entry]:
+    def _entries(self, prefix: bytes) -> Iterator[tuple[Entry, bytes]]:
         skip = self.room
         for page in self._pages(prefix):
             self._open()
-            for full, size, _ in page:
+            for full, size, etag in page:
                 path = full[skip:]
                 if path.endswith(b"/") or not path or legal.is_hidden(path):
                     continue
-                yield Entry(legal.check(path), FILE, size)
+                yield Entry(legal.check(path), FILE, size), _stamp(etag, size)
 
     def _pages(self, prefix: bytes, after: bytes = b"") -> Iterator[Sequence[Listed]]:
-        if not _is_utf8(prefix):
+        if not is_utf8(prefix):
             # A prefix may end inside a character: list what precedes it.
             head = prefix.decode("utf-8", "ignore").encode()
             if prefix.startswith(head):
@@ -219,7 +220,7 @@ class S3Store:
         jobs = (
             Job(b"HEAD", self._base + quote(key), key=key)
             for key in rest
-            if len(key) + self.room <= LONGEST_KEY and _is_utf8(key)
+            if len(key) + self.room <= LONGEST_KEY and is_utf8(key)
         )
         for job, reply in batch(self.wire, jobs, self._bucket, self._fatal):
             if isinstance(reply, DlsError):
@@ -232,7 +233,7 @@ class S3Store:
 
     def _stamps_listed(self, keys: Sequence[bytes], found: dict[bytes, bytes]) -> int:
         """Fill `found` by merging sorted keys with a listing; how many keys it settled before it seemed too sparse."""
-        shared = _shared(keys[0], keys[-1]).decode("utf-8", "ignore").encode()
+        shared = in_common(keys[0], keys[-1]).decode("utf-8", "ignore").encode()
         after = keys[0].decode("utf-8", "ignore")[:-1].encode()
         at, seen, skip = 0, 0, self.room
         for page in self._pages(shared, self._root + after if after > shared else b""):
@@ -391,31 +392,17 @@ class S3Store:
 
     def list(self, prefix: bytes = b"") -> Iterator[Entry]:
         self._open()
-        return self._entries(prefix)
+        return map(itemgetter(0), self._entries(prefix))
+
+    def list_stamped(self) -> Iterator[tuple[Entry, bytes]]:
+        self._open()
+        return self._entries(b"")
 
     def close(self) -> None:
         """A store opened by `below` leaves the connections to the one that it came from."""
         self._closed = True
         if self._owner:
             self.wire.close()
-
-
-def _shared(first: bytes, last: bytes) -> bytes:
-    """What two names have in common at their beginnings, and so all names between them."""
-    for n, (a, b) in enumerate(zip(first, last, strict=False)):
-        if a != b:
-            return first[:n]
-    return first[: len(last)]
-
-
-def _is_utf8(key: bytes) -> bool:
-    if key.isascii():
-        return True
-    try:
-        key.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _stamp(etag: bytes, size: int) -> bytes:

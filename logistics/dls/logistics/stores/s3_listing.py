@@ -97,3 +97,22 @@ def bare_etag(text: bytes) -> bytes:
     if b"&" in text:
         text = unescape(text)
     return text.strip(b'"')
+
+
+def in_common(first: bytes, last: bytes) -> bytes:
+    """What two names have in common at their beginnings, and so all names between them."""
+    for n, (a, b) in enumerate(zip(first, last, strict=False)):
+        if a != b:
+            return first[:n]
+    return first[: len(last)]
+
+
+def is_utf8(key: bytes) -> bool:
+    """Whether a service can hold a key of these bytes."""
+    if key.isascii():
+        return True
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -11,8 +11,9 @@ import pytest
 
 from dls.logistics import names
 from dls.logistics.digest import BLOCK
+from dls.logistics.entry import FOLDER, LINK, Entry
 from dls.logistics.errors import Invalid, NotFound, Unsupported
-from dls.logistics.store import SMALL, Can, Done, Item, Store, Upload, Want
+from dls.logistics.store import SMALL, Can, Done, Item, Stamped, Store, Upload, Want
 from dls.logistics.testing.contract_hooks import (
     Boom,
     StoreHooks,
@@ -31,7 +32,7 @@ _TICK = 0.03  # seconds: file systems stamp times with the kernel's tick, up to 
 
 
 class BatchRules(StoreHooks):
-    """STORE-21 … STORE-23."""
+    """STORE-21 … STORE-23 and STORE-27."""
 
     @spec("STORE-21")
     def test_stamps_change_with_the_content(self, store: Store) -> None:
@@ -70,6 +71,18 @@ class BatchRules(StoreHooks):
         store.close()
         with self.again() as later:
             assert later.stamps([b"f/k"]) == [stamp] == [later.stat(b"f/k").stamp]
+
+    @spec("STORE-27")
+    def test_a_listing_tells_stamps(self, store: Store) -> None:
+        put_all(store, {b"a": b"1", b"d/b": b"22", b"d-c": b"", b"z/y/x": b"333"})
+        more = [Entry(b"empty", FOLDER), Entry(b"link", LINK, target=b"a")]
+        store.make([entry for entry in more if entry.kind in store.keeps.kinds])
+        if not isinstance(store, Stamped):
+            return  # nothing is promised
+        found = list(store.list_stamped())
+        assert [entry for entry, _ in found] == list(store.list())
+        told = store.stamps([entry.path for entry, _ in found])
+        assert [stamp or now for (_, stamp), now in zip(found, told, strict=True)] == told
 
     @spec("STORE-22")
     def test_fetch_answers_each_want_once(self, store: Store) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from dls.logistics import names
 from dls.logistics.entry import NO_MODE, NO_TIME, Entry
 from dls.logistics.errors import Unavailable
-from dls.logistics.store import Done, Got, Item, Space, Stat, Store, Upload, Want
+from dls.logistics.store import Done, Got, Item, Space, Stamped, Stat, Store, Upload, Want
 
 _Stamps = list[bytes]  # inside the classes `list` is a verb
 Body = bytes | bytearray | memoryview
@@ -28,6 +28,8 @@ class Around:
         self.inner = inner
         self.url, self.can, self.keeps = inner.url, inner.can, inner.keeps
         self.names, self.room = inner.names, inner.room
+        if isinstance(inner, Stamped):  # as for the store itself, so that its way is the one that fails
+            self.list_stamped = self._list_stamped
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.inner!r})"
@@ -66,6 +68,12 @@ class Around:
         for entry in found:
             self.step("list.item", entry.path)
             yield entry
+
+    def _list_stamped(self) -> Iterator[tuple[Entry, bytes]]:
+        inner: Any = self.inner
+        for entry, stamp in self._done("list", b"", inner.list_stamped):
+            self.step("list.item", entry.path)
+            yield entry, stamp
 
     def read(self, key: bytes, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         chunks: Iterator[bytes] = self._done("read", key, lambda: self.inner.read(key, start, stop))

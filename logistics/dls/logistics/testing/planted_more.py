@@ -1,4 +1,4 @@
-"""Planted violations of STORE-19 to STORE-26, as in `planted`."""
+"""Planted violations of STORE-19 to STORE-27, as in `planted`."""
 
 from __future__ import annotations
 
@@ -282,3 +282,15 @@ class SyncsOnlyWhatExists(MemoryStore):
 
     def sync(self) -> None:
         self._open().nodes[self._root]
+
+
+@breaks("STORE-27")
+class ListsStampsOfItsOwn(MemoryStore):
+    def list_stamped(self) -> Iterator[tuple[Entry, bytes]]:
+        return ((entry, b"listed-" + stamp) for entry, stamp in super().list_stamped())
+
+
+@breaks("STORE-27")
+class ListsFilesOnlyWithStamps(MemoryStore):
+    def list_stamped(self) -> Iterator[tuple[Entry, bytes]]:
+        return (pair for pair in super().list_stamped() if pair[0].kind == FILE)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -15,7 +16,7 @@ from dls.logistics.errors import Conflict, NotFound
 from dls.logistics.frozen import frozen
 from dls.logistics.manifest import Manifest, SegmentRef
 from dls.logistics.segment import Segment, cut
-from dls.logistics.store import Store
+from dls.logistics.store import Stamped, Store
 from dls.logistics.transfer.receipt import decode_stamps, encode_stamps
 
 
@@ -74,13 +75,9 @@ def listed(
 ) -> Wanted:
     """What lies at `source` (or the one file `only` there), as a manifest without digests; `spool` is a folder for
     the listing.  NotFound where nothing lies there; Conflict where it changes meanwhile."""
-    kept, refs = _Spool(spool), list[SegmentRef]()
-    found: Iterable[Entry] = single(source, only) if only else source.list()
-    for segment in cut(found):
-        stamps = source.stamps(segment.paths)
-        if b"" in stamps:
-            raise moving(source.url, segment.paths[stamps.index(b"")])
-        kept.add(segment, stamps)
+    kept, refs, stamps = _Spool(spool), list[SegmentRef](), deque[bytes]()
+    for segment in cut(single(source, only) if only else _entries(source, stamps)):
+        kept.add(segment, _stamps(source, segment, stamps))
         refs.append(SegmentRef.of(segment))
         tick()
     if not refs and (only or not source.exists()):
@@ -88,6 +85,28 @@ def listed(
         raise NotFound(f"there is nothing at {where}", code="no-source", store=where, remedy="check the address")
     name = f"from:{source.url}" + (f"/{names.show(only)}" if only else "")
     return Wanted(Manifest(tuple(refs), kept.segment), name, known=False, stamps=kept.stamps)
+
+
+def _entries(source: Store, stamps: deque[bytes]) -> Iterator[Entry]:
+    """What is listed; the stamps that come with it go to `stamps`."""
+    if not isinstance(source, Stamped):
+        yield from source.list()
+        return
+    for entry, stamp in source.list_stamped():
+        stamps.append(stamp)
+        yield entry
+
+
+def _stamps(source: Store, segment: Segment, listed: deque[bytes]) -> Sequence[bytes]:
+    """Those of the next segment, asked for where the listing did not tell them."""
+    found = [listed.popleft() for _ in range(min(len(listed), len(segment)))] or [b""] * len(segment)
+    unknown = [i for i, stamp in enumerate(found) if not stamp]
+    if unknown:
+        for i, stamp in zip(unknown, source.stamps([segment.paths[i] for i in unknown]), strict=True):
+            found[i] = stamp
+            if not stamp:
+                raise moving(source.url, segment.paths[i])
+    return found
 
 
 def single(source: Store, name: bytes) -> list[Entry]:
