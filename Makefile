@@ -22,7 +22,7 @@ demo: setup ## the road on real data, narrated, under two minutes
 test: check ## everything: check, then real servers, a sample of faults, slow tests
 	$(PY) -m pytest -m "service or fault or slow"
 
-check: setup ## format, lint, types, import contract, unit tests: about a minute
+check: setup ## format, lint, types, import contract, unit tests: five minutes on two cores
 	$(PY) -m ruff format --check $(SOURCES)
 	$(PY) -m ruff check $(SOURCES)
 	$(PY) -m mypy

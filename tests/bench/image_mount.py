@@ -1,9 +1,10 @@
 """Reading 10^5 (reduced) or 10^6 small files, and at full size a real tree, through mounts: ours and its peers'.
 
 Each figure is of a fresh mount; `cold` after the caches of the kernel were dropped.  walk: `find` with stat of all;
-random: open, read, close of random files, a second; sequential: one file of 1 GB (reduced: 256 MB), half of it text.
-dls, the kernel's SquashFS and squashfuse mount one image; the others what their own tools make of the same tree, not
-compressed (EROFS, ext4, tar).  What is read by us is checked, what is read by the others is not.
+random: open, read, close of random files; listed: the same behind a walk, as by who lists files first; sequential: one
+file of 1 GB (reduced: 256 MB), half of it text.  dls, the kernel's SquashFS and squashfuse mount one image; the others
+what their own tools make of the same tree, not compressed (EROFS, ext4, tar).  What is read by us is checked, what is
+read by the others is not.
 """
 
 from __future__ import annotations
@@ -170,6 +171,12 @@ def _all(who: str, scene: Scene) -> dict[str, float]:
         timed(f"random1_{heat}_s", cold, lambda where: _read(where, names, 1))
         timed(f"random8_{heat}_s", cold, lambda where: _read(where, names, 8))
         timed(f"large_{heat}_s", cold, lambda where: _large(where / scene.large))
+    for threads in (1, 8):
+        with _mounted(who, scene) as where:
+            _walk(where)
+            began = time.monotonic()
+            _read(where, names, threads)
+            out[f"random{threads}_listed_s"] = round(time.monotonic() - began, 4)
     if who.startswith("dls"):
         with _mounted(who, scene) as where:
             _walk(where)
