@@ -25,7 +25,7 @@ from dls.fuse.codec import PARTS
 from dls.fuse.image import open_image
 from dls.fuse.index import Header
 from dls.fuse.origin import FolderOrigin
-from dls.fuse.pack import Options, pack
+from dls.fuse.pack import Options, asked, pack
 from dls.fuse.source import Attributes, Item
 from dls.fuse.unpack import unpack
 from dls.logistics import segment
@@ -154,6 +154,35 @@ def test_a_tree_whose_hard_links_lie_elsewhere_too_is_packed_once(tmp_path: Path
     assert (origin.walks, origin.counts) == (1, 1)
     with open_image(str(tmp_path / "i.sqfs")) as found:
         assert [found.find(name).nlink for name in (b"a", b"d/a", b"d/b")] == [2, 2, 1]
+
+
+@pytest.mark.spec("IMAGE-1")
+@pytest.mark.parametrize("form", ["squashfs", "erofs"])
+def test_further_names_elsewhere_change_no_byte(tmp_path: Path, form: str) -> None:
+    (tmp_path / "tree" / "d").mkdir(parents=True)
+    for name in ("a", "b", "d/c", "empty"):
+        (tmp_path / "tree" / name).write_bytes(name.encode() if name != "empty" else b"")
+    os.symlink("a", tmp_path / "tree" / "link")
+    os.link(tmp_path / "tree" / "b", tmp_path / "tree" / "d" / "b")
+    times = {path: os.stat(path) for path in (tmp_path / "tree", tmp_path / "tree" / "d")}
+    for number, name in enumerate(("a", "b", "d/c", "empty", "link")):
+        os.link(tmp_path / "tree" / name, tmp_path / f"elsewhere-{number}", follow_symlinks=False)
+    options = asked(form=form, workers=0)
+    pack(str(tmp_path / "tree"), str(tmp_path / "linked"), options)
+    for number in range(5):
+        (tmp_path / f"elsewhere-{number}").unlink()
+    pack(str(tmp_path / "tree"), str(tmp_path / "alone"), options)
+    assert all(os.stat(path).st_mtime_ns == info.st_mtime_ns for path, info in times.items())
+    assert (tmp_path / "linked").read_bytes() == (tmp_path / "alone").read_bytes()
+    with open_image(str(tmp_path / "linked")) as found:
+        assert [found.find(name).nlink for name in (b"a", b"b", b"d/b", b"d/c", b"empty", b"link")] == [
+            1,
+            2,
+            2,
+            1,
+            1,
+            1,
+        ]
 
 
 @pytest.mark.spec("IMAGE-6")

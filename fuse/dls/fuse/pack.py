@@ -11,7 +11,7 @@ import errno
 import gc
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from itertools import chain, islice
@@ -26,7 +26,7 @@ from dls.fuse.layout import Layout
 from dls.fuse.origin import FolderOrigin, Origin
 from dls.fuse.records import FRAME
 from dls.fuse.road import Road, hands_for
-from dls.fuse.source import Attributes, all_attributes, no_attributes, user_attributes
+from dls.fuse.source import Attributes, Item, all_attributes, no_attributes, user_attributes
 from dls.fuse.spool import Spool
 from dls.fuse.squashfs import SUPER
 from dls.logistics import digest as digests
@@ -146,7 +146,7 @@ def _packed(
                     target.appear(options.replace)
                     return result
                 # Not as many names of hard links are in here as was said or counted: now it is known how many are.
-                counts.found = made.layout.found
+                counts.known(made.layout.found)
             finally:
                 target.close()
     except OSError as exc:
@@ -171,13 +171,25 @@ class _Counts:
 
     def __init__(self, count: Callable[[], dict[Any, int]]) -> None:
         self._count = count
-        self.found: dict[Any, int] | None = None
+        self._found: dict[Any, int] | None = None
+
+    def known(self, found: dict[Any, int]) -> None:
+        """So many they are, whatever was counted."""
+        self._found = {**(self._found or {}), **found}
 
     def names(self, group: Any, said: int) -> int:
         """Of one inode; `said` where nothing else is known."""
-        if self.found is None:
-            self.found = self._count()
-        return self.found.get(group, said)
+        if self._found is None:
+            self._found = self._count()
+        return self._found.get(group, said)
+
+    def alone(self, items: Iterator[Item]) -> Iterator[Item]:
+        """The items, a file with one name in here as any other: that it has further ones elsewhere is not seen."""
+        for item in items:
+            if item.group is not None and self.names(item.group, item.nlink) == 1:
+                yield item._replace(group=None, nlink=1)
+            else:
+                yield item
 
 
 class _Target:
@@ -238,6 +250,7 @@ class _Making:
         self._segment_rows = self._spools()
         self._refs: list[SegmentRef] = []
         self.layout = Layout(options.form, self._spools, self._blocks, counts.names)
+        self._counts = counts
         self._at = self._twice = 0
 
     def _spools(self) -> Spool:
@@ -246,7 +259,7 @@ class _Making:
     def data(self) -> None:
         """Everything up to the tables."""
         options = self._options
-        items, count = self._origin.items(options.attributes), options.workers
+        items, count = self._counts.alone(self._origin.items(options.attributes)), options.workers
         if options.owner is not None:
             uid, gid = options.owner
             items = (item._replace(uid=uid, gid=gid) for item in items)
