@@ -505,6 +505,7 @@ class TestS3(S3Contract):
     """On rclone, which keeps objects as files."""
 
     names = Names(part_bytes=255, key_bytes=1024, utf8=True, forbidden=_CONTROL)
+    gap = True
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod

@@ -172,7 +172,12 @@ class BatchRules(StoreHooks):
         def look() -> None:
             while not stop.is_set():
                 for key in (b"x", b"y"):
-                    found = get(store, key)
+                    try:
+                        found = get(store, key)
+                    except NotFound:
+                        if self.gap:
+                            continue
+                        raise
                     if found not in (old, new):
                         torn.append(len(found))
 

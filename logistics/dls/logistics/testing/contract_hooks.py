@@ -39,6 +39,8 @@ class StoreHooks(Suite):
     """Whether a part of the store takes no room of a key (its names have no longest key)."""
     read_ahead: ClassVar[int] = 512
     """Items that `put` may take before it has answered the first of them (STORE-22)."""
+    gap: ClassVar[bool] = False
+    """Whether a file may be gone for a moment while it is replaced: readers may find none then, but never a part."""
     examples: ClassVar[int] = 15
     """Random histories to try."""
     place: Path
