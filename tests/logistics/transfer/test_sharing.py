@@ -29,6 +29,7 @@ from dls.logistics.store import Apart, Store
 from dls.logistics.stores.memory import MemoryStore
 from dls.logistics.stores.posix import PosixStore
 from dls.logistics.testing.spec import spec
+from dls.logistics.transfer import run as running
 from dls.logistics.transfer import sharing as helping
 from dls.logistics.transfer.listing import listed
 from dls.logistics.transfer.progress import Progress
@@ -374,3 +375,18 @@ def test_a_whole_transfer_of_what_is_not_known_yet(many: PosixStore, target: Pos
         e.digest for e in segment_of(many)
     ]
     assert segment_of(target.below(b"to")).digest == segment_of(many).digest
+
+
+@spec("TRANSFER-31")
+@pytest.mark.parametrize(("small", "calls"), [(299, 0), (300, 1)])
+def test_helpers_are_not_started_for_files_most_of_which_are_large(
+    many: PosixStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int, calls: int
+) -> None:
+    """On the average they have 299.5 times three bytes; none is shared here, so that only the early call counts."""
+    called = list[int]()
+    monkeypatch.setattr(running, "WORTH", COUNT)
+    monkeypatch.setattr(running, "SMALL", 3 * small)
+    monkeypatch.setattr(helping, "WORTH", COUNT + 1)
+    monkeypatch.setattr(Helpers, "call", lambda self: bool(called.append(1)))
+    done = run_copies(many, PosixStore(tmp_path / "to"), b"", listed(many), MemoryReceipts())
+    assert (done.complete, len(called)) == (True, calls)

@@ -16,7 +16,7 @@ from dls.logistics.entry import FILE
 from dls.logistics.errors import Invalid
 from dls.logistics.manifest import Manifest
 from dls.logistics.segment import Segment
-from dls.logistics.store import Store
+from dls.logistics.store import SMALL, Store
 from dls.logistics.transfer.adopting import look
 from dls.logistics.transfer.bringing import bring
 from dls.logistics.transfer.landing import SYNC_STALL, Mode
@@ -101,7 +101,8 @@ def _whole(transfer: Transfer) -> Outcome:
     manifest, progress, landing = transfer.wanted.manifest, transfer.progress, transfer.landing
     outcome = Outcome(manifest, transfer.evidence.place)
     kept, size = progress.kept, progress.bytes
-    if manifest.files >= WORTH and not (landing.was or landing.staged):
+    small = manifest.size <= manifest.files * SMALL  # else helpers come once enough small ones are met
+    if manifest.files >= WORTH and small and not (landing.was or landing.staged):
         transfer.helpers.call()  # they start while we look
     _refuse(transfer)
     settled = look(transfer) if landing.was and landing.mode is not Mode.WHOLE else set[int]()
