@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -173,6 +175,35 @@ def test_told_to_end_it_gives_its_run_back(world: tuple[Installation, Proxy, Pat
     assert home.worker("--once").wait(60) == 0
     once(home, run)
     assert proxy.counts().bodies <= 300 + IN_FLIGHT
+
+
+_BEGINS_ANEW = """
+import os, signal, sys
+from dls.cli.front import Front
+from dls.cli.main import main
+if not os.environ.get("DLS_TEST_ANEW"):
+    from dls.madpp.worker import Worker
+    os.environ["DLS_TEST_ANEW"] = "1"
+    Worker.work = lambda self, once=False: True
+    close = Front.close
+    def closing(self):
+        close(self)
+        os.kill(os.getpid(), signal.SIGTERM)
+    Front.close = closing
+sys.exit(main())
+"""
+"""A worker that has to begin anew, and is told to end just before it does."""
+
+
+@pytest.mark.spec("RUN-12")
+def test_told_to_end_while_it_begins_anew_it_ends(tmp_path: Path) -> None:
+    env = {**os.environ, "DLS_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", _BEGINS_ANEW, "worker"], env=env, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "begins anew" in done.stderr
+    assert "no more work" in done.stdout
 
 
 def _slots(dls: object) -> list[object]:

@@ -101,6 +101,11 @@ class Worker:
         """Take nothing new; end when what is under way has ended, or after the grace (called by a signal)."""
         self._drain = self._drain or clock() + self.grace_s
 
+    @property
+    def draining(self) -> bool:
+        """Whether it was told to end."""
+        return self._drain > 0
+
     def work(self, *, once: bool = False) -> bool:
         """Carry runs until drained, or with `once` until none is left that could go on now.  True where the process has
         to begin anew."""

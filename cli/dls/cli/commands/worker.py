@@ -6,11 +6,14 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import Final
 
 import click
 
 from dls.cli.command import verb
 from dls.cli.front import Front
+
+_ENDS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @verb("worker")
@@ -43,10 +46,14 @@ def worker(front: Front, once: bool, lease: float, grace: float) -> None:
         signal.signal(number, signal.SIG_DFL)
         work.drain()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in _ENDS:
         signal.signal(number, drain)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
     if work.work(once=once):
-        front.close()
-        front.out.tell("note", {"text": "begins anew: the last run was taken from this worker, or hangs"})
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
+        # A signal that comes from here on waits until the process to come has the handlers above: it is not lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+        if not work.draining:
+            front.close()
+            front.out.tell("note", {"text": "begins anew: the last run was taken from this worker, or hangs"})
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
     front.out.result({"action": "worker", "slot": work.slot.name}, work.slot.name, ("no more work",))
