@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,13 @@ class Installation:
 
     def start(self, *words: str | Path, **env: str) -> subprocess.Popen[str]:
         """A command, not waited for."""
-        log = subprocess.PIPE if words[0] != "worker" else subprocess.DEVNULL
         argv = [*PROGRAM, *map(str, words)]
-        both: Mapping[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "text": True}
-        child = subprocess.Popen(argv, env={**self.env, **env}, start_new_session=True, **both)
+        with ExitStack() as stack:
+            log: Any = subprocess.PIPE
+            if words[0] == "worker":  # a pipe would fill up; the folder of a test that failed is kept
+                log = stack.enter_context(Path(f"{self.home}-worker-{len(self.children)}.log").open("wb"))
+            both: Mapping[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "text": True}
+            child = subprocess.Popen(argv, env={**self.env, **env}, start_new_session=True, **both)
         self.children.append(child)
         return child
 
