@@ -1,5 +1,5 @@
-"""An image behind HTTP, 20 ms away: the first walk and the first files, by us, by squashfuse on `rclone mount`, and by
-ratarmount of the same tree as tar.
+"""An image behind HTTP, 20 ms away: the first walk and the first files, by us, by squashfuse on `rclone mount`, without
+and with a cache on the disk, and by ratarmount of the same tree as tar.
 
 nginx serves the image, a proxy holds every request back for 20 ms; once the line has no limit of rate (as fast as
 loopback), once 1 Gb/s, as a node's line to another site may have.  Each turn mounts anew with empty caches; the clock
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -33,6 +33,9 @@ from components.proxy import Proxy
 from dls.fuse.pack import Options, pack
 
 PEER = "rclone+squashfuse"
+"""`rclone mount` as it comes: nothing is kept on the disk."""
+KEPT = "rclone-kept+squashfuse"
+"""`rclone mount --vfs-cache-mode full`: what was read stays on the disk, and much is read ahead."""
 TAR = "ratarmount"
 AWAY_S = 0.02
 LINES = {"no limit of rate": 0.0, "1 Gb/s": 125e6}
@@ -66,7 +69,7 @@ def run(place: Place, full: bool, rounds: int) -> list[dict[str, Any]]:
         proxy = stack.enter_context(Proxy(service.endpoint))
         proxy.delay = AWAY_S
         for number in range(rounds):
-            for (line, rate), who in product(LINES.items(), ("dls", PEER, TAR)):
+            for (line, rate), who in product(LINES.items(), ("dls", PEER, KEPT, TAR)):
                 if who == TAR and (number or rate):
                     continue
                 proxy.rate = rate
@@ -85,7 +88,7 @@ def run(place: Place, full: bool, rounds: int) -> list[dict[str, Any]]:
 def _timed(who: str, endpoint: str, place: Path, work: Callable[[Path], object]) -> float:
     with tempfile.TemporaryDirectory(dir=place) as scratch:
         began = time.monotonic()
-        with {"dls": _ours, PEER: _rclone, TAR: _ratarmount}[who](endpoint, Path(scratch)) as where:
+        with HOW[who](endpoint, Path(scratch)) as where:
             work(where)
             return round(time.monotonic() - began, 3)
 
@@ -105,12 +108,12 @@ def _ours(endpoint: str, scratch: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _rclone(endpoint: str, scratch: Path) -> Iterator[Path]:
+def _rclone(endpoint: str, scratch: Path, *how: str) -> Iterator[Path]:
     far, folder = scratch / "far", scratch / "mounted"
     far.mkdir()
     folder.mkdir()
     rclone = Path(sys.executable).parent / "rclone"
-    words = ["mount", ":http:", far, "--http-url", endpoint, "--read-only", "--vfs-cache-mode", "full"]
+    words = ["mount", ":http:", far, "--http-url", endpoint, "--read-only", *how]
     places = ["--cache-dir", scratch / "cache", "--config", scratch / "none", "--log-file", scratch / "log"]
     with _served([rclone, *words, *places], far, scratch):
         subprocess.run(["squashfuse_ll", far / "i.sqfs", folder], check=True, stdout=subprocess.DEVNULL)
@@ -118,6 +121,10 @@ def _rclone(endpoint: str, scratch: Path) -> Iterator[Path]:
             yield folder
         finally:
             _unmount(folder)
+
+
+def _rclone_kept(endpoint: str, scratch: Path) -> AbstractContextManager[Path]:
+    return _rclone(endpoint, scratch, "--vfs-cache-mode", "full")
 
 
 @contextmanager
@@ -128,6 +135,9 @@ def _ratarmount(endpoint: str, scratch: Path) -> Iterator[Path]:
     # In the foreground: in the background it does not mount what is behind HTTP.
     with _served([program, "-f", "--index-file", scratch / "index", f"{endpoint}/i.tar", folder], folder, scratch):
         yield folder
+
+
+HOW = {"dls": _ours, PEER: _rclone, KEPT: _rclone_kept, TAR: _ratarmount}
 
 
 @contextmanager
@@ -177,7 +187,7 @@ def _print(rows: list[dict[str, Any]], files: int, size: int) -> None:
             print(f"  {line}")
         there = [row for row in rows if row["line"] == line]
         peer = median(row[f"{figure}_s"] for row in there if row["contender"] == PEER)
-        for who in ("dls", PEER, TAR):
+        for who in ("dls", PEER, KEPT, TAR):
             if not (mine := [row for row in there if row["contender"] == who]):
                 continue
             took = median(row[f"{figure}_s"] for row in mine)
