@@ -8,9 +8,8 @@ import random
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -129,7 +128,7 @@ def test_names_outside_of_the_tree_do_not_count(tmp_path: Path) -> None:
 class _Watched(FolderOrigin):
     """A folder that notes how often it is gone through, and may count names of hard links as it is told to."""
 
-    def __init__(self, root: Path, counted: dict[Any, int] | None = None) -> None:
+    def __init__(self, root: Path, counted: list[tuple[int, int]] | None = None) -> None:
         super().__init__(os.fsencode(root))
         self.walks, self.counts, self._counted = 0, 0, counted
 
@@ -137,7 +136,7 @@ class _Watched(FolderOrigin):
         self.walks += 1
         return super().items(keep)
 
-    def links(self) -> dict[Any, int]:
+    def links(self) -> Iterable[tuple[int, int]]:
         self.counts += 1
         return super().links() if self._counted is None else self._counted
 
@@ -200,7 +199,7 @@ def test_names_that_were_counted_wrong_are_counted_again(tmp_path: Path) -> None
     (tmp_path / "tree" / "a").write_bytes(b"one inode")
     os.link(tmp_path / "tree" / "a", tmp_path / "tree" / "b")
     info = os.stat(tmp_path / "tree" / "a")
-    origin = _Watched(tmp_path / "tree", {(info.st_dev, info.st_ino): 3})
+    origin = _Watched(tmp_path / "tree", [(info.st_dev, info.st_ino)] * 3)
     pack(origin, str(tmp_path / "i.sqfs"), HERE)
     assert (origin.walks, origin.counts) == (2, 1)
     with open_image(str(tmp_path / "i.sqfs")) as found:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from dls.fuse import squashfs
 from dls.fuse.blocks import Form
+from dls.fuse.groups import Groups
 from dls.fuse.index import EXTENT, FOOTER, PAGE, Header, Index, Out, damaged, mapped
 from dls.fuse.layout import Layout, Place
 from dls.fuse.records import FRAME
@@ -97,7 +98,8 @@ class Making:
         gc.disable()  # millions of small tuples, none in a cycle
         try:
             layout = Layout(Form(block), self.spool, self.blocks, tables=_NoTables())
-            layout.extend(rows)
+            groups = Groups(self.spool)
+            layout.extend((groups.numbered(item), place) for item, place in rows)
             layout.finish()
         finally:
             if collects:

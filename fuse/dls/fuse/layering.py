@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -62,9 +62,9 @@ class LayerOrigin:
         """What differs, in order."""
         return self._found.items()
 
-    def links(self) -> dict[Any, int]:
+    def links(self) -> Iterable[tuple[int, int]]:
         """As the items say; names outside of the source are found while it is packed."""
-        return {}
+        return ()
 
     def reader(self) -> Description:
         """That of the source; a reader of both where some bytes come from below."""

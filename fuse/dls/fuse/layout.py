@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from dls.fuse import records, squashfs
 from dls.fuse.blocks import Form
 from dls.fuse.codec import sum_of
+from dls.fuse.groups import Counts, Kept
 from dls.fuse.index import EXTENT, Names, frame_packer
 from dls.fuse.source import Item
 from dls.fuse.spool import Row, Rows, Spool
@@ -63,21 +64,12 @@ class _Folder:
     xattrs: tuple[int, int]
 
 
-class _Group(NamedTuple):
-    """An inode with several names."""
-
-    entry: tuple[int, int, int, int]
-    """Block and offset of the inode, its number, its type."""
-    record: bytes
-    first: bytes
-
-
 class Layout:
     """Builds all tables from items in order."""
 
     def __init__(
         self, form: Form, spools: Callable[[], Spool], blocks: Spool,
-        count: Callable[[Any, int], int] = lambda group, said: said, tables: Tables | None = None,
+        count: Callable[[int, int], int] = lambda group, said: said, tables: Tables | None = None,
     ) -> None:  # fmt: skip
         self._form, self._spools, self._blocks = form, spools, blocks
         self.tables = tables or tables_for(form, spools)
@@ -89,10 +81,11 @@ class Layout:
         self._xattrs: dict[Any, tuple[int, int]] = {}
         self._stack: list[_Folder] = []
         self._pending: dict[bytes, _Folder] = {}
-        self._groups: dict[Any, _Group] = {}
-        self.found: dict[Any, int] = {}
+        self._groups = Kept(spools())
+        """Of an inode with several names: block and offset, number and type; its record; its first name."""
+        self.found = Counts()
         """How many names of each group were met."""
-        self._count, self._nlinks = count, dict[Any, int]()
+        self._count, self._nlinks = count, Counts()
         self._number = 0
         self.kinds = {"files": 0, "folders": 0, "links": 0, "others": 0}
         self.root: tuple[int, int, int] = (0, 0, 0)
@@ -116,12 +109,13 @@ class Layout:
         name = path[len(folder.prefix) :]
         nlink = 1
         if group is not None:
-            if (known := self._groups.get(group)) is not None:
-                self.found[group] += 1
-                folder.rows.add((name, *known.entry, _renamed(known.record, name)))
+            if (known := self._groups.get(group[1])) is not None:
+                entry, record, first = known
+                self.found[group[1]] += 1
+                folder.rows.add((name, *entry, _renamed(record, name)))
                 folder.rows.settle()
-                return known.first
-            nlink = self._count(group, item.nlink)
+                return bytes(first)
+            nlink = self._count(group[1], item.nlink)
         self._number = number = self._number + 1
         squash_xattr, own_xattr = self._xattrs_of(item) if item.xattrs else (squashfs.NONE, -1)
         mode, uid, gid = item.mode, item.uid, item.gid
@@ -147,7 +141,7 @@ class Layout:
         )  # fmt: skip
         entry = (*at, number, type_)
         if group is not None:
-            record = self._group(group, nlink, record, entry, path)
+            record = self._group(group[1], nlink, record, entry, path)
         folder.rows.add((name, *entry, record))
         folder.rows.settle()
         return b""
@@ -199,12 +193,12 @@ class Layout:
         else:
             self._pending[prefix] = folder
 
-    def _group(self, group: Any, nlink: int, record: bytes, entry: tuple[int, int, int, int], path: bytes) -> bytes:
+    def _group(self, group: int, nlink: int, record: bytes, entry: tuple[int, int, int, int], path: bytes) -> bytes:
         """The first name of an inode with several: names in several folders mean one node, so it has a record of its
         own, known before any folder is closed."""
         position = self.space.lone(record)
         record = records.U64.pack(position >> 3) + record[8:]
-        self._groups[group] = _Group(entry, record, path)
+        self._groups.put(group, (entry, record, path))
         self.found[group], self._nlinks[group] = 1, nlink
         return record
 

@@ -6,7 +6,7 @@ An origin lists items; each worker of a packer opens a reader of its own for the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from dls.fuse.reading import STEP, Description, File, FolderReader, opened
@@ -23,8 +23,8 @@ class Origin(Protocol):
         """Everything in the order of manifests, folders before what is in them, the root (b'') first."""
         ...
 
-    def links(self) -> dict[Any, int]:
-        """How many names the inodes of several names (`Item.group`) have in here; {}: as many as `Item.nlink` says."""
+    def links(self) -> Iterable[tuple[int, int]]:
+        """The `Item.group` of each name whose inode has several; nothing: they are as many as `Item.nlink` says."""
         ...
 
     def reader(self) -> Description:
@@ -42,8 +42,8 @@ class FolderOrigin:
         """As they lie there."""
         return walk(self._root, keep)
 
-    def links(self) -> dict[Any, int]:
-        """Counted: of a folder, some names may lie elsewhere."""
+    def links(self) -> Iterable[tuple[int, int]]:
+        """To be counted: of a folder, some names may lie elsewhere."""
         return links(self._root)
 
     def reader(self) -> Description:
@@ -61,9 +61,9 @@ class TreeOrigin:
         """As the tree has them, with all attributes that it has."""
         return self._tree.items()
 
-    def links(self) -> dict[Any, int]:
+    def links(self) -> Iterable[tuple[int, int]]:
         """As the tree says."""
-        return {}
+        return ()
 
     def reader(self) -> Description:
         """Reads them from the tree."""

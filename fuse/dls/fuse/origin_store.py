@@ -10,7 +10,7 @@ the same manifest gives the same image from whatever store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from dls.fuse.reading import STEP, Description, File, opened
@@ -88,9 +88,9 @@ class StoreOrigin:
         group: Any = first if count > 1 else None
         return Item(entry.path, mode, 0, 0, mtime, entry.size, group, nlink=count)
 
-    def links(self) -> dict[Any, int]:
+    def links(self) -> Iterable[tuple[int, int]]:
         """As the manifest says."""
-        return {}
+        return ()
 
     def reader(self) -> Description:
         """Reads them from the store."""

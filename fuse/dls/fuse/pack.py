@@ -11,15 +11,16 @@ import errno
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from itertools import chain, islice
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from dls.fuse import leftovers
 from dls.fuse.blocks import AS_IT_IS, EROFS, SQUASHFS, Form
 from dls.fuse.codec import LEVEL, sum_of
+from dls.fuse.groups import Counts, Group, Groups
 from dls.fuse.image import open_image
 from dls.fuse.index import EXTENT, PAGE, Header, Index, Out, mapped
 from dls.fuse.layout import Layout
@@ -134,7 +135,7 @@ def _packed(
     path = os.path.abspath(os.fsencode(image))
     shown = os.fsdecode(path)
     refuse_taken(path, options)
-    counts = _Counts(origin.links)
+    counts = _Counts(origin.links, lambda: Spool(os.path.dirname(path)))
     try:
         while True:
             target = _Target(path)
@@ -169,27 +170,36 @@ class _Counts:
     """How many names the inodes of several names have in here: asked for when the first is met, as few trees have any.
     An image that had been packed to its end before that is known would be packed twice."""
 
-    def __init__(self, count: Callable[[], dict[Any, int]]) -> None:
-        self._count = count
-        self._found: dict[Any, int] | None = None
+    def __init__(self, met: Callable[[], Iterable[Group]], spools: Callable[[], Spool]) -> None:
+        self._met, self._groups = met, Groups(spools)
+        self._found: Counts | None = None
 
-    def known(self, found: dict[Any, int]) -> None:
+    def known(self, found: Counts) -> None:
         """So many they are, whatever was counted."""
-        self._found = {**(self._found or {}), **found}
+        for number, count in found.items():
+            self._counted()[number] = count
 
-    def names(self, group: Any, said: int) -> int:
-        """Of one inode; `said` where nothing else is known."""
+    def _counted(self) -> Counts:
         if self._found is None:
-            self._found = self._count()
-        return self._found.get(group, said)
+            self._found = found = Counts()
+            for group in self._met():
+                found[self._groups.number(group)] += 1
+        return self._found
+
+    def names(self, number: int, said: int) -> int:
+        """Of one inode; `said` where nothing else is known."""
+        return self._counted()[number] or said
 
     def alone(self, items: Iterator[Item]) -> Iterator[Item]:
-        """The items, a file with one name in here as any other: that it has further ones elsewhere is not seen."""
+        """The items with groups by number; a file with one name in here is as any other: that it has further ones
+        elsewhere is not seen."""
         for item in items:
-            if item.group is not None and self.names(item.group, item.nlink) == 1:
+            if item.group is None:
+                yield item
+            elif self.names(number := self._groups.number(item.group), item.nlink) == 1:
                 yield item._replace(group=None, nlink=1)
             else:
-                yield item
+                yield item._replace(group=(0, number))
 
 
 class _Target:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from dls.fuse import records, squashfs
 from dls.fuse.blocks import ROW, Form, Packed
 from dls.fuse.codec import BYTES, PARTS
+from dls.fuse.groups import Counts, Kept
 from dls.fuse.hands import Hand, Inline, Process, heard
 from dls.fuse.index import EXTENT
 from dls.fuse.layout import NOWHERE, Layout, Place
@@ -133,8 +134,8 @@ class Road:
         """Where the next block goes."""
         self.count = 0
         """Blocks so far."""
-        self._met: set[Any] = set()
-        self._group_entries: dict[Any, tuple[bytes, bytes]] = {}
+        self._met, self._group_entries = Counts(), Kept(spools())
+        """Of groups by number: whether one was cut already; digest and blocks, once it is done."""
         self._large_sizes: set[int] = set()
         self._large: dict[bytes, tuple[Place, bytes]] = {}
 
@@ -162,9 +163,9 @@ class Road:
             if mode >> 12 != 8:
                 bytes_ = 0
             elif bytes_ and group is not None:
-                if group in self._met:
+                if self._met[group[1]]:
                     bytes_ = 0
-                self._met.add(group)
+                self._met[group[1]] = 1
             if bytes_ > STRETCH:
                 if some:
                     yield self._job(some, files)
@@ -324,8 +325,8 @@ class Road:
                     out.append(entry)
                 continue
             place, digest, blocks = NOWHERE, _EMPTY, b""
-            if group is not None and group in self._group_entries:
-                digest, blocks = self._group_entries[group]
+            if group is not None and (known := self._group_entries.get(group[1])) is not None:
+                digest, blocks = known
             elif bytes_:
                 place = next(places) if fresh[number] else self._again(job.known[number])
                 digest = found[32 * number : 32 * number + 32]
@@ -341,9 +342,9 @@ class Road:
         return Place(*_PLACE.unpack(self._places.at(number * _PLACE.size, _PLACE.size)))
 
     def _file(self, item: Item, place: Place, digest: bytes, blocks: bytes) -> Entry:
-        if item.group is not None:
-            self._group_entries[item.group] = digest, blocks
         first = self._layout.add(item, place)
+        if item.group is not None and not first:
+            self._group_entries.put(item.group[1], (digest, blocks))
         return Entry(item.path, FILE, item.size, digest, item.mode & 0o7777, item.mtime_ns, first, blocks)
 
     def _large_done(self, large: _Large) -> Entry:

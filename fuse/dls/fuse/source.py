@@ -30,7 +30,7 @@ class Item(NamedTuple):
     size: int = 0
     """Bytes of a file; of a link's text."""
     group: tuple[int, int] | None = None
-    """Same for all names of one inode, None where it has one name only."""
+    """Same for all names of one inode, None where it has one name only; what lays out an image wants (0, number)."""
     device: int = 0
     """Of a device: as in `st_rdev`."""
     text: bytes = b""
@@ -88,9 +88,8 @@ def walk(root: bytes, keep: Attributes = no_attributes) -> Iterator[Item]:
     return ordered(top, lambda above: _scan(root + b"/" + above, above, where, keep))
 
 
-def links(root: bytes) -> dict[tuple[int, int], int]:
-    """How many names in this folder each inode of several names has, by its `Item.group`."""
-    found: dict[tuple[int, int], int] = {}
+def links(root: bytes) -> Iterator[tuple[int, int]]:
+    """The `Item.group` of each name in this folder whose inode has several names."""
     todo = [root]
     while todo:
         folder = todo.pop()
@@ -102,13 +101,11 @@ def links(root: bytes) -> dict[tuple[int, int], int]:
                     if one.is_dir(follow_symlinks=False):
                         todo.append(one.path)
                     elif (info := one.stat(follow_symlinks=False)).st_nlink > 1:
-                        group = info.st_dev, info.st_ino
-                        found[group] = found.get(group, 0) + 1
+                        yield info.st_dev, info.st_ino
         except FileNotFoundError as exc:
             raise changed(os.fsdecode(root), folder[len(root) + 1 :]) from exc
         except OSError as exc:
             raise ours(exc, os.fsdecode(root), folder[len(root) + 1 :]) from exc
-    return found
 
 
 def ordered(top: Item, scan: Callable[[bytes], list[Row]]) -> Iterator[Item]:
