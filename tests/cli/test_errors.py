@@ -283,6 +283,35 @@ def no_command(world: World) -> Iterator[Words]:
     yield ["run", "--in", "x:data", "--at", "scratch", "--", "true"]
 
 
+@case(8, "command-failed", "bad-format")
+def program_of_no_format(world: World) -> Iterator[Words]:
+    world.data()
+    program = world.tmp / "bad-format"
+    program.write_text("no program\n")
+    program.chmod(0o755)
+    yield ["run", "--at", "scratch", "--", program]
+    program.write_text("#!/bin/sh\n")
+
+
+@case(8, "command-failed", "left no folder")
+def command_removes_its_folder(world: World) -> Iterator[Words]:
+    world.data()
+    flag = world.tmp / "flag"
+    yield ["run", "--out", "x:out", "--at", "scratch", "--", "sh", "-c", f'test -e {flag} || rmdir "$DLS_OUT"']
+    flag.touch()
+
+
+@case(5, "no-access", "closed")
+def nothing_may_be_made_where_it_runs(world: World) -> Iterator[Words]:
+    world.data()
+    world.before = _powerless()
+    closed = world.target("closed")
+    closed.mkdir(mode=0o555)
+    world.dls("site", "add", "closed", closed, ok=True)
+    yield ["run", "--out", "x:out", "--at", "closed", "--", "true"]
+    closed.chmod(0o755)
+
+
 @case(8, "command-failed", "exit status 3")
 def command_fails(world: World) -> Iterator[Words]:
     world.data()
@@ -455,6 +484,15 @@ def read_only_target(world: World) -> Iterator[Words]:
     disk.read_only(on=False)
 
 
+@case(5, "read-only", marks=SERVICE)
+def read_only_place_to_run(world: World) -> Iterator[Words]:
+    disk = world.enter(loop_disk(world.tmp, 16))
+    world.dls("site", "add", "small", disk.folder, ok=True)
+    disk.read_only()
+    yield ["run", "--out", "x:out", "--at", "small", "--", "true"]
+    disk.read_only(on=False)
+
+
 @case(8, "disk-full", marks=SERVICE)
 def full_disk_before_the_start(world: World) -> Iterator[Words]:
     yield from _full(world, ["stage-in", "x:data", "--to", "small"])
@@ -607,3 +645,21 @@ def _powerless() -> Sequence[str]:
     if not shutil.which("setpriv"):
         pytest.skip("needs setpriv (util-linux) or another user than root")
     return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-all"]
+
+
+@pytest.mark.spec("ACTION-23")
+def test_a_command_may_leave_its_folder_read_only(dls: Command, tmp_path: Path) -> None:
+    dls("site", "add", "scratch", tmp_path / "scratch", ok=True)
+    words = ["run", "--out", "x:out", "--at", "scratch", "--", "sh", "-c", "echo 42 > result; chmod 555 ."]
+    dls.alone(*words, before=_powerless(), ok=True)
+    assert dls.json("catalogue", "files", "x:out")["count"] == 1
+
+
+@pytest.mark.spec("ACTION-23", "ERROR-3")
+def test_a_command_that_leaves_a_file_instead_of_its_folder_has_failed(dls: Command, tmp_path: Path) -> None:
+    dls("site", "add", "scratch", tmp_path / "scratch", ok=True)
+    swapped = 'rmdir "$DLS_OUT"; echo > "$DLS_OUT"'
+    error = dls.json("run", "--out", "x:out", "--at", "scratch", "--", "sh", "-c", swapped, ok=False)
+    assert error["code"] == "command-failed"
+    assert "left no folder" in error["message"]
+    assert len(visible(tmp_path / "scratch")) == 1  # what it wrote is kept
