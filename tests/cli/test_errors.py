@@ -8,7 +8,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -607,6 +607,30 @@ def home_is_a_file(world: World) -> Iterator[Words]:
     world.dls.home.unlink()
 
 
+@case(8, "disk-full", "state.sqlite", early=True, marks=SERVICE)
+def full_disk_of_the_state(world: World) -> Iterator[Words]:
+    disk = world.enter(loop_disk(world.tmp, 16))
+    home = ["--home", disk.folder / "home"]
+    world.dls("site", "list", *home, ok=True)
+    filler = disk.folder / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(1 << 10)):
+            pass
+    yield ["site", "list", *home]
+    filler.unlink()
+
+
+@case(2, "bad-settings", "dls.toml", "denied", early=True)
+def settings_of_somebody_else(world: World) -> Iterator[Words]:
+    world.before = _powerless()
+    world.dls("site", "list", ok=True)
+    settings = world.dls.home / "dls.toml"
+    settings.write_text("streams = 2\n")
+    settings.chmod(0)
+    yield ["site", "list"]
+    settings.chmod(0o600)
+
+
 @case(9, "state-newer", early=True)
 def state_of_a_newer_version(world: World) -> Iterator[Words]:
     world.data()
@@ -663,3 +687,10 @@ def test_a_command_that_leaves_a_file_instead_of_its_folder_has_failed(dls: Comm
     assert error["code"] == "command-failed"
     assert "left no folder" in error["message"]
     assert len(visible(tmp_path / "scratch")) == 1  # what it wrote is kept
+
+
+@pytest.mark.spec("ERROR-2")
+def test_who_may_not_read_the_settings_is_not_told_of_their_words(dls: Command) -> None:
+    dls("site", "list", ok=True)
+    (dls.home / "dls.toml").mkdir()
+    assert "DLS_HOME" in dls.json("site", "list", ok=False)["remedy"]
