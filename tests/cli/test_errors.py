@@ -226,6 +226,19 @@ def unknown_scheme(world: World) -> Iterator[Words]:
     yield ["catalogue", "add", "x:other", tree]
 
 
+@case(6, "unknown-scheme", "memory", early=True)
+def memory_of_a_command_is_no_place_to_save(world: World) -> Iterator[Words]:
+    world.data()
+    yield ["stage-out", "x:data", "--to", "memory://a/b"]
+    yield ["stage-out", "x:data", "--to", world.tmp / "saved"]
+
+
+@case(6, "unknown-scheme", "memory", early=True)
+def memory_of_a_command_is_no_site(world: World) -> Iterator[Words]:
+    yield ["site", "add", "quick", "memory://a"]
+    yield ["site", "add", "quick", world.tmp / "quick"]
+
+
 @case(2, "secret-in-url", early=True)
 def secret_in_url(world: World) -> Iterator[Words]:
     world.data()
