@@ -179,7 +179,7 @@ def test_a_folder_that_is_gone_is_no_fault_of_ours(
     assert (ran.status, "[bad-url]" in ran.err) == (2, True)
 
 
-@pytest.mark.spec("ERROR-1", "ERROR-3")
+@pytest.mark.spec("ERROR-1", "ERROR-3", "ERROR-9")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed_keep_nothing_from_being_done(staged: Command, closed: str) -> None:
     """The number of a closed stream is the next that is given away: to the state, or to what is copied."""
