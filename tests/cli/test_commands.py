@@ -43,6 +43,15 @@ def test_a_site_by_a_relative_path_is_where_it_was_meant(
 # ------------------------------------------------------------------------------------------------ catalogue
 
 
+def test_show_tells_what_is_marked(staged: Command, tree: Path) -> None:
+    (tree / "sub" / "file1").write_bytes(b"x" * 1000)
+    (tree / "sub" / "file2").unlink()
+    assert staged("verify", "x:data").status == 7
+    assert ": complete but 1 corrupt, 1 lost, " in staged("catalogue", "show", "x:data", ok=True).out
+    (copy,) = staged.json("catalogue", "show", "x:data")["replicas"]
+    assert copy["marked"] == {"corrupt": 1, "lost": 1}
+
+
 def test_catalogue_add_and_show(dls: Command, tree: Path) -> None:
     ran = dls("catalogue", "add", "x:data", tree, "--title", "Some data", "--note", "first", ok=True)
     assert ran.out == f"{tree} is x:data@1\n  7 files, 1.5 MB: 7 read, 0 proven before\n"

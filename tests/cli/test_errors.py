@@ -8,7 +8,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -226,6 +226,19 @@ def unknown_scheme(world: World) -> Iterator[Words]:
     yield ["catalogue", "add", "x:other", tree]
 
 
+@case(6, "unknown-scheme", "memory", early=True)
+def memory_of_a_command_is_no_place_to_save(world: World) -> Iterator[Words]:
+    world.data()
+    yield ["stage-out", "x:data", "--to", "memory://a/b"]
+    yield ["stage-out", "x:data", "--to", world.tmp / "saved"]
+
+
+@case(6, "unknown-scheme", "memory", early=True)
+def memory_of_a_command_is_no_site(world: World) -> Iterator[Words]:
+    yield ["site", "add", "quick", "memory://a"]
+    yield ["site", "add", "quick", world.tmp / "quick"]
+
+
 @case(2, "secret-in-url", early=True)
 def secret_in_url(world: World) -> Iterator[Words]:
     world.data()
@@ -281,6 +294,35 @@ def no_command(world: World) -> Iterator[Words]:
     world.data()
     yield ["run", "--in", "x:data", "--at", "scratch"]
     yield ["run", "--in", "x:data", "--at", "scratch", "--", "true"]
+
+
+@case(8, "command-failed", "bad-format")
+def program_of_no_format(world: World) -> Iterator[Words]:
+    world.data()
+    program = world.tmp / "bad-format"
+    program.write_text("no program\n")
+    program.chmod(0o755)
+    yield ["run", "--at", "scratch", "--", program]
+    program.write_text("#!/bin/sh\n")
+
+
+@case(8, "command-failed", "left no folder")
+def command_removes_its_folder(world: World) -> Iterator[Words]:
+    world.data()
+    flag = world.tmp / "flag"
+    yield ["run", "--out", "x:out", "--at", "scratch", "--", "sh", "-c", f'test -e {flag} || rmdir "$DLS_OUT"']
+    flag.touch()
+
+
+@case(5, "no-access", "closed")
+def nothing_may_be_made_where_it_runs(world: World) -> Iterator[Words]:
+    world.data()
+    world.before = _powerless()
+    closed = world.target("closed")
+    closed.mkdir(mode=0o555)
+    world.dls("site", "add", "closed", closed, ok=True)
+    yield ["run", "--out", "x:out", "--at", "closed", "--", "true"]
+    closed.chmod(0o755)
 
 
 @case(8, "command-failed", "exit status 3")
@@ -455,6 +497,15 @@ def read_only_target(world: World) -> Iterator[Words]:
     disk.read_only(on=False)
 
 
+@case(5, "read-only", marks=SERVICE)
+def read_only_place_to_run(world: World) -> Iterator[Words]:
+    disk = world.enter(loop_disk(world.tmp, 16))
+    world.dls("site", "add", "small", disk.folder, ok=True)
+    disk.read_only()
+    yield ["run", "--out", "x:out", "--at", "small", "--", "true"]
+    disk.read_only(on=False)
+
+
 @case(8, "disk-full", marks=SERVICE)
 def full_disk_before_the_start(world: World) -> Iterator[Words]:
     yield from _full(world, ["stage-in", "x:data", "--to", "small"])
@@ -569,6 +620,30 @@ def home_is_a_file(world: World) -> Iterator[Words]:
     world.dls.home.unlink()
 
 
+@case(8, "disk-full", "state.sqlite", early=True, marks=SERVICE)
+def full_disk_of_the_state(world: World) -> Iterator[Words]:
+    disk = world.enter(loop_disk(world.tmp, 16))
+    home = ["--home", disk.folder / "home"]
+    world.dls("site", "list", *home, ok=True)
+    filler = disk.folder / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(1 << 10)):
+            pass
+    yield ["site", "list", *home]
+    filler.unlink()
+
+
+@case(2, "bad-settings", "dls.toml", "denied", early=True)
+def settings_of_somebody_else(world: World) -> Iterator[Words]:
+    world.before = _powerless()
+    world.dls("site", "list", ok=True)
+    settings = world.dls.home / "dls.toml"
+    settings.write_text("streams = 2\n")
+    settings.chmod(0)
+    yield ["site", "list"]
+    settings.chmod(0o600)
+
+
 @case(9, "state-newer", early=True)
 def state_of_a_newer_version(world: World) -> Iterator[Words]:
     world.data()
@@ -607,3 +682,28 @@ def _powerless() -> Sequence[str]:
     if not shutil.which("setpriv"):
         pytest.skip("needs setpriv (util-linux) or another user than root")
     return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-all"]
+
+
+@pytest.mark.spec("ACTION-23")
+def test_a_command_may_leave_its_folder_read_only(dls: Command, tmp_path: Path) -> None:
+    dls("site", "add", "scratch", tmp_path / "scratch", ok=True)
+    words = ["run", "--out", "x:out", "--at", "scratch", "--", "sh", "-c", "echo 42 > result; chmod 555 ."]
+    dls.alone(*words, before=_powerless(), ok=True)
+    assert dls.json("catalogue", "files", "x:out")["count"] == 1
+
+
+@pytest.mark.spec("ACTION-23", "ERROR-3")
+def test_a_command_that_leaves_a_file_instead_of_its_folder_has_failed(dls: Command, tmp_path: Path) -> None:
+    dls("site", "add", "scratch", tmp_path / "scratch", ok=True)
+    swapped = 'rmdir "$DLS_OUT"; echo > "$DLS_OUT"'
+    error = dls.json("run", "--out", "x:out", "--at", "scratch", "--", "sh", "-c", swapped, ok=False)
+    assert error["code"] == "command-failed"
+    assert "left no folder" in error["message"]
+    assert len(visible(tmp_path / "scratch")) == 1  # what it wrote is kept
+
+
+@pytest.mark.spec("ERROR-2")
+def test_who_may_not_read_the_settings_is_not_told_of_their_words(dls: Command) -> None:
+    dls("site", "list", ok=True)
+    (dls.home / "dls.toml").mkdir()
+    assert "DLS_HOME" in dls.json("site", "list", ok=False)["remedy"]

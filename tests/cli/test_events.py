@@ -60,7 +60,7 @@ def test_following_shows_what_happens_and_ends_on_ctrl_c(staged: Command) -> Non
     assert child.stdout is not None
     known = len(ids(staged, "--since", "0"))
     seen = [json.loads(child.stdout.readline())["id"] for _ in range(known)]
-    staged("site", "add", "later", "memory://later", ok=True)
+    staged("site", "add", "later", "s3://later", ok=True)
     later = json.loads(child.stdout.readline())
     assert (later["type"], later["subject"]) == ("storage.added", "later/default")
     assert [*seen, later["id"]] == list(range(1, known + 2))

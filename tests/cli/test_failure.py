@@ -177,3 +177,16 @@ def test_a_folder_that_is_gone_is_no_fault_of_ours(
     dls("site", "list", ok=True)
     ran = dls("catalogue", "add", "x:y", "relative")
     assert (ran.status, "[bad-url]" in ran.err) == (2, True)
+
+
+@pytest.mark.spec("ERROR-1", "ERROR-3", "ERROR-9")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_keep_nothing_from_being_done(staged: Command, closed: str) -> None:
+    """The number of a closed stream is the next that is given away: to the state, or to what is copied."""
+    before = ["sh", "-c", f'exec "$@" {closed}', "sh"]
+    for name, status in (("x:data", 0), ("x:none", 3)):
+        ran = staged.alone("stage-in", name, "--to", "scratch", before=before)
+        assert ran.status == status, ran.said
+        assert "Traceback" not in ran.said
+    assert staged("verify", "x:data", "--deep").status == 0
+    assert staged("buffer", "list", "--quiet").out.count("\n") == 1

@@ -58,6 +58,16 @@ def test_from_a_folder_to_a_mount_and_back(tree: Path, tmp_path: Path) -> None:
     assert dls(home, "umount", folder, status=3)[-1]["code"] == "not-mounted"
     dls(home, "unpack", image, tmp_path / "out")
     assert (tmp_path / "out" / "a" / "f7").read_bytes() == b"7" * 100
+
+
+@pytest.mark.spec("CLI-10")
+def test_a_home_that_is_first_needed_by_a_mount_is_its_owners_alone(tree: Path, tmp_path: Path) -> None:
+    home, image, folder = tmp_path / "home", tmp_path / "i.sqfs", tmp_path / "m"
+    dls(home, "pack", tree, image)
+    folder.mkdir()
+    dls(home, "mount", image, folder)
+    dls(home, "umount", folder)
+    assert home.stat().st_mode & 0o777 == 0o700
     done = subprocess.run([DLS, "cat", image, "a/f7"], capture_output=True, check=True)
     assert done.stdout == b"7" * 100
 

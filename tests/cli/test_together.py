@@ -98,3 +98,19 @@ def test_a_notebook_has_the_same_objects(staged: Command, tree: Path) -> None:
         assert (again["path"], again["copied"]) == (answer["path"], 0)
     finally:
         dls.close()
+
+
+@pytest.mark.service
+@pytest.mark.spec("ACTION-17", "ACTION-19", "TRANSFER-12")
+def test_a_tree_of_what_a_bucket_does_not_keep_is_saved_by_its_manifest(dls: Command, tmp_path: Path) -> None:
+    with rclone_s3(tmp_path) as service:
+        service.bucket("bucket")
+        dls.set(**service.env())
+        dls("site", "add", "scratch", tmp_path / "scratch", ok=True)
+        made = dls.json("run", "--out", "x:links", "--at", "scratch", "--", "sh", "-c", "mkdir e; ln -s /absent a")
+        dls("stage-out", made["path"], "--to", "s3://bucket/links", ok=True)
+        assert dls.json("verify", "x:links", "--deep")["replicas"][1]["state"] == "complete"
+        assert dls.json("buffer", "release", made["path"])["freed"]
+        again = Path(dls.json("stage-in", "x:links", "--to", "scratch")["path"])
+        assert (again / "a").readlink() == Path("/absent")
+        assert (again / "e").is_dir()

@@ -126,7 +126,8 @@ def _report(exc: BaseException, home: Path, secrets: Sequence[str]) -> Path | No
     text = scrub(head + "".join(traceback.format_exception(exc)), secrets)
     with suppress(OSError):
         folder = home / "crash"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True, mode=0o700)
         path = folder / f"{ids.ulid()}.txt"
         with os.fdopen(
             os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", errors="backslashreplace"

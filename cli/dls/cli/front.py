@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -96,6 +96,12 @@ class Front:
         from dls.cli.settings import home_of
 
         return home_of(self.home)
+
+    def own(self, name: str) -> Path:
+        """A folder of DLS_HOME, which is made, for this user alone, where it is missing and can be made."""
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self.folder / name
 
     def take(
         self,

@@ -30,7 +30,7 @@ def opened(image: str, *, cache_folder: str = "", cache_bytes: int = 0, front: F
 
     if front is None:
         return open_stack(image, cache_folder, cache_bytes)
-    kept = cache_folder or str(front.folder / "cache" / "images")
+    kept = cache_folder or str(front.own("cache") / "images")
 
     def work(progress: Progress, tell: Tell) -> Tree:
         return open_stack(image, cache_folder, cache_bytes, index_folder=kept, progress=progress)

@@ -63,6 +63,7 @@ def cli() -> None:
 def main() -> int:
     """Run the command line of this process."""
     gc.set_threshold(*_COLLECTED)
+    render.whole()
     status = _completed() if len(sys.argv) == 1 else None
     if status is None:
         status = run(sys.argv[1:])

@@ -7,6 +7,7 @@ secrets out of whatever passes, and let no control character of a name or a titl
 from __future__ import annotations
 
 import json
+import os
 import select
 import shutil
 import sys
@@ -282,6 +283,17 @@ def opened(*, as_json: bool, quiet: bool, secrets: Sequence[str] = ()) -> Out:
     if as_json:
         return Lines(sys.stdout, secrets, quiet=quiet)
     return Screen(sys.stdout, sys.stderr, secrets, quiet=quiet)
+
+
+def whole() -> None:
+    """Standard streams that were closed lead nowhere, so that no file of ours gets the number of one of them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
 
 def flushed() -> bool:

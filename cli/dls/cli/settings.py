@@ -202,8 +202,10 @@ def _from_file(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
-        raise _bad(f"cannot read {path}: {why}", file=str(path)) from exc
+        if isinstance(exc, UnicodeDecodeError):
+            raise _bad(f"cannot read {path}: it is not UTF-8", file=str(path)) from exc
+        remedy = "see to it that you may read it, or set DLS_HOME to a folder of your own"
+        raise _bad(f"cannot read {path}: {exc.strerror}", remedy, file=str(path)) from exc
     import tomllib
 
     try:

@@ -24,10 +24,10 @@ from dls.logistics.actor import local
 from dls.logistics.buffer import Buffers
 from dls.logistics.database import Database
 from dls.logistics.database_url import is_server
-from dls.logistics.errors import DlsError, NotFound, Stop
+from dls.logistics.errors import DlsError, NotFound, Stop, Unsupported
 from dls.logistics.locks import FileLocks, Locks
 from dls.logistics.need import Needs
-from dls.logistics.registry import open_store
+from dls.logistics.registry import PASSING, open_store, schemes
 from dls.logistics.site import Sites
 from dls.logistics.store import Store
 from dls.logistics.transfer.progress import Progress
@@ -214,6 +214,13 @@ def _opener(settings: Settings) -> Callable[[str], Store]:
 
     def opened(address: str) -> Store:
         at = url.parse(address, settings.cwd)
+        if at.scheme == PASSING:
+            raise Unsupported(
+                f"{at}: what lies there ends with this process, and is no copy for the catalogue",
+                code="unknown-scheme",
+                scheme=at.scheme,
+                remedy=f"choose one of {', '.join(schemes())}",
+            )
         silence = {"timeout_s": settings.timeout_s} if at.scheme.startswith(("s3", "http")) else {}
         return open_store(at, settings.environ, **silence)
 

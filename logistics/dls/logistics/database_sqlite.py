@@ -5,6 +5,7 @@ Write-ahead log, `synchronous=FULL` (a committed fact survives a power cut), wri
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from dls.logistics.errors import Conflict, Corrupt, Denied, DlsError, Unavailabl
 
 BUSY_S = 60.0
 """How long a writer waits for another one, seconds."""
+_GROWS_BY = 32 << 10
+"""Bytes by which the index of the write-ahead log grows."""
 
 
 class Sqlite:
@@ -66,7 +69,7 @@ class Sqlite:
         said, where = str(exc), self.where
         if isinstance(exc, sqlite3.IntegrityError):
             return Conflict(f"the state changed meanwhile: {said}", code="state-conflict", path=where)
-        if "full" in said:
+        if "full" in said or ("disk I/O error" in said and self._is_full()):
             return Unavailable(f"no space left for {where}", code="disk-full", path=where, remedy="free space there")
         if "readonly" in said or "read-only" in said:
             return Denied(f"cannot write {where}", code="read-only", path=where, remedy="check the rights on DLS_HOME")
@@ -77,6 +80,13 @@ class Sqlite:
         if isinstance(exc, sqlite3.OperationalError):
             return Unavailable(f"cannot use {where}: {said}", code="no-state", path=where, remedy="check DLS_HOME")
         raise exc
+
+    def _is_full(self) -> bool:
+        """Whether the file beside the write-ahead log could not grow: SQLite calls that an input/output error."""
+        try:
+            return shutil.disk_usage(self._path.parent).free < _GROWS_BY
+        except OSError:
+            return False
 
     def is_lost(self, connection: sqlite3.Connection) -> bool:
         """Never: a file does not go away."""

@@ -60,9 +60,13 @@ BUILT_IN: Final[dict[str, Known]] = {
 }
 
 
+PASSING: Final = "memory"
+"""The scheme of what ends with the process."""
+
+
 def schemes() -> list[str]:
-    """Every scheme that can be opened here, sorted."""
-    return sorted({*BUILT_IN, *_entry_points()})
+    """Every scheme that can be opened here and keeps what is written, sorted."""
+    return sorted({*BUILT_IN, *_entry_points()} - {PASSING})
 
 
 def _entry_points() -> dict[str, str]:

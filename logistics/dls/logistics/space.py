@@ -77,7 +77,7 @@ def refused(storage: Storage, there: Room, count: int, inodes: int, soonest: str
         for need, limit in ((count, storage.capacity_bytes), (inodes, storage.capacity_inodes))
     ]
     if any(over):
-        remedy = "it is larger than the whole storage: choose another site with --to, or stage a part"
+        remedy = "it is larger than the whole storage: choose another site, or register a part of it by itself"
     else:
         when = f" (the next lease ends {soonest})" if soonest else ""
         remedy = (

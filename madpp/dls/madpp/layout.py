@@ -13,6 +13,7 @@ from dls.logistics import digest as digests
 from dls.logistics import url
 from dls.logistics.buffer import Buffer
 from dls.logistics.errors import Conflict, Corrupt, Invalid
+from dls.logistics.manifest import Manifest
 from dls.logistics.store import Store
 from dls.madpp.action import Context
 
@@ -64,11 +65,12 @@ def by_itself(store: Store) -> bool:
     return isinstance(store, ImageStore) and isinstance(store.tree, Image)
 
 
-def is_there(context: Context, replica: Replica) -> bool:
-    """Whether anything lies at a replica's place."""
-    if replica.layout is not Layout.IMAGE:
-        return context.open_store(replica.url).exists()
-    return bool(stamp_of(context, replica.url))
+def is_there(context: Context, replica: Replica, manifest: Manifest) -> bool:
+    """Whether anything of a manifest lies at a replica's place, or nothing can: of links alone S3 keeps none."""
+    if replica.layout is Layout.IMAGE:
+        return bool(stamp_of(context, replica.url))
+    store = context.open_store(replica.url)
+    return store.exists() or all(store.keeps.kinds.isdisjoint(one.kinds) for one in manifest.segments())
 
 
 def stamp_of(context: Context, address: str) -> bytes:

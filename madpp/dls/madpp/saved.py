@@ -156,7 +156,8 @@ def _still(context: Context, replica: Replica, buffer: Buffer, version: Version)
     """Whether a replica's place is still there and is not the buffer by another name; a service that cannot be asked
     now refutes nothing."""
     try:
-        if version.entries and not is_there(context, replica):
+        manifest = context.catalogue.manifest(url.dataset(version.id), actor=context.actor)
+        if version.entries and not is_there(context, replica, manifest):
             withdraw(context, replica)
             gone = SetReplica(replica.id, ReplicaState.LOST, evidence(context, "not found"))
             facts_of(context, [gone])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,9 +50,16 @@ def show(front: Front, dataset: str) -> None:
     id, cat, actor = url.dataset(dataset), front.context.catalogue, front.context.actor
     record = cat.dataset(id, actor=actor)
     versions = [v.to_json() for v in cat.versions(id, actor=actor)]
-    replicas = [r.to_json() for r in cat.replicas(id, actor=actor, offered=False)] if versions else []
+    found = cat.replicas(id, actor=actor, offered=False) if versions else []
+    replicas = [{**r.to_json(), "marked": _marked(front, r.id)} for r in found]
     facts = {"action": "catalogue-show", **record.to_json(), "versions": versions, "replicas": replicas}
     front.out.result(facts, record.key, tables.dataset(facts))
+
+
+def _marked(front: Front, replica: str) -> dict[str, int]:
+    """How many files of a replica are not as its state says, by what they are instead."""
+    marks = front.context.catalogue.exceptions(replica, actor=front.context.actor)
+    return dict(sorted(Counter(mark.state.value for mark in marks).items()))
 
 
 @verb("list", catalogue)

@@ -77,7 +77,7 @@ def mount(
     options = mounting.MountOptions(allow_other or None, servers or 0, float(idle))
     folder = os.path.abspath(folder)  # noqa: PTH100 - links stay as they are written
     kept: dict[str, Any] = {
-        "cache_folder": cache or str(front.folder / "cache" / "images"),
+        "cache_folder": cache or str(front.own("cache") / "images"),
         "cache_bytes": read_size(cache_size),
     }
     name, opener, dataset = _shown(front, images, union, kept)
@@ -155,7 +155,7 @@ def _one(front: Front, image: str, kept: dict[str, Any]) -> _Shown:
 
 def _log(front: Front, folder: str) -> str:
     """Where a mount writes what goes wrong; '' where it cannot."""
-    where = front.folder / "mounts"
+    where = front.own("mounts")
     with suppress(OSError):
         where.mkdir(parents=True, exist_ok=True)
         return str(where / f"{digests.of(os.fsencode(folder)).hex()[:16]}.log")

@@ -55,7 +55,9 @@ def dataset(facts: Row) -> list[str]:
     for r in facts["replicas"]:
         where = f" ({r['storage']})" if r["storage"] else ""
         kind = "image" if r["layout"] == "image" else "copy"
-        lines.append(f"  {kind} {r['id']} of {r['version']}: {r['state']}, {place(r['url'])}{where}")
+        but = ", ".join(f"{count:,} {what}" for what, count in r["marked"].items())
+        state = f"{r['state']} but {but}" if but else r["state"]
+        lines.append(f"  {kind} {r['id']} of {r['version']}: {state}, {place(r['url'])}{where}")
     return lines
 
 

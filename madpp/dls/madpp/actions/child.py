@@ -69,7 +69,13 @@ def _started(words: Sequence[str], folder: str, environ: Mapping[str, str]) -> I
             start_new_session=True,  # so that what it started itself can be ended with it
         )
     except OSError as exc:
-        raise Unavailable(f"cannot start {words[0]}: {exc.strerror}", code="command-failed", path=folder) from exc
+        raise Unavailable(
+            f"cannot start {words[0]}: {exc.strerror}",
+            code="command-failed",
+            path=folder,
+            remedy="see to it that it is a program of this machine: its rights, and the interpreter that its first "
+            "line names",
+        ) from exc
     try:
         yield child
     except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from dls.logistics.errors import Conflict, DlsError, Invalid, NotFound, Unavaila
 from dls.logistics.frozen import frozen
 from dls.logistics.site import Storage
 from dls.logistics.store import Store
+from dls.logistics.stores.posix_errors import met
 from dls.logistics.transfer.listing import listed
 from dls.logistics.transfer.plan import survey
 from dls.logistics.transfer.prove import Proof, prove
@@ -136,9 +138,11 @@ class Compute:
         folder = _folder(store.url)
         context.buffers.filling(out.id, by=context.actor.name)
         context.buffers.revoke(NOTHING + out.id, by=context.actor.name)
-        Path(folder).mkdir(parents=True, exist_ok=True)
         started = context.now()
-        if not Path(folder, _ENDED).exists():
+        with met(store.url):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            ended = Path(folder, _ENDED).exists()
+        if not ended:
             self._execute(context, out, folder, [_folder(root_url(context, one)) for one in inputs])
         changed = _changed(context, staged, inputs)
         return self._record(context, staged, out, store, started, changed)
@@ -151,18 +155,25 @@ class Compute:
         if ins:
             extra["DLS_IN"] = ins[0]
         status = execute(context, words, folder, {**context.environ, **extra})
-        if status != 0:
-            _measured(context, out, context.open_store(root_url(context, out)))
-            how = f"ended with exit status {status}" if status >= 0 else f"was ended by signal {-status}"
-            raise Unavailable(
-                f"the command {shlex.join(self.command)[:200]} {how}; nothing was registered",
-                code="command-failed",
-                status=status,
-                path=path,
-                buffer=out.id,
-                remedy=f"look at what it printed and at {path}, then run the same again",
-            )
-        Path(folder, _ENDED).touch()
+        store, left = context.open_store(root_url(context, out)), Path(folder).is_dir()
+        if status == 0 and left:
+            with met(store.url):
+                _mark_ended(folder)
+            return
+        if left:
+            _measured(context, out, store)
+        how = f"ended with exit status {status}" if status >= 0 else f"was ended by signal {-status}"
+        raise Unavailable(
+            f"the command {shlex.join(self.command)[:200]} {how if status else f'left no folder at {path}'}; "
+            "nothing was registered",
+            code="command-failed",
+            status=status,
+            path=path,
+            buffer=out.id,
+            remedy=f"look at what it printed and at {path}, then run the same again"
+            if left
+            else "have it write into its working folder, $DLS_OUT, and leave that where it is",
+        )
 
     def _output_buffer(self, context: Context, storage: Storage, content: bytes) -> Buffer:
         return context.buffers.reserve(
@@ -212,6 +223,18 @@ class Compute:
             "saved": False,
             **counts(proof.manifest),
         }
+
+
+def _mark_ended(folder: str) -> None:
+    """Leave the hidden mark, also in a folder that the command has made read-only."""
+    mark = Path(folder, _ENDED)
+    try:
+        mark.touch()
+    except PermissionError:
+        mode = stat.S_IMODE(Path(folder).stat().st_mode)
+        Path(folder).chmod(mode | stat.S_IRWXU)
+        mark.touch()
+        Path(folder).chmod(mode)
 
 
 def _folder(address: str) -> str:

@@ -90,7 +90,7 @@ class Verify:
     def _one(self, context: Context, wanted: Wish, replica: Replica) -> tuple[Facts, DlsError | None]:
         started = context.now()
         row: Facts = {"replica": replica.id, "url": replica.url, "storage": replica.storage}
-        if wanted.manifest.refs and not is_there(context, replica):
+        if wanted.manifest.refs and not is_there(context, replica, wanted.manifest):
             return {**row, "state": "lost", "missing": wanted.version.entries}, self._lost(context, wanted, replica)
         try:
             store = open_replica(context, replica)
