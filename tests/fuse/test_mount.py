@@ -460,6 +460,24 @@ def test_odd_names_of_folders(plain: str, tmp_path: Path, name: str) -> None:
     assert gone(folder)
 
 
+@pytest.mark.spec("LAYER-16", "MOUNT-1")
+@pytest.mark.parametrize("name", ["x" * 4095, ", ".join(["/données/é.sqfs"] * 900), ",\\" * 1600])
+def test_what_is_mounted_may_have_a_long_name(plain: str, tmp_path: Path, name: str) -> None:
+    """Many images side by side, for instance: the kernel takes less than a page."""
+    folder = tmp_path / "m"
+    folder.mkdir()
+    keeper = mounting.in_background(name, lambda: open_image(plain), str(folder), mounting.MountOptions(), "")
+    try:
+        assert (folder / "file").stat().st_size == 1 << 20
+        (shown,) = [one.image for one in mounting.mounted() if one.folder == str(folder)]
+        assert shown.endswith("...")
+        assert name.startswith(shown[:-3])
+        assert len(shown) > 500
+    finally:
+        mounting.unmount(str(folder))
+        ended(keeper)
+
+
 @pytest.mark.spec("MOUNT-3")
 def test_a_folder_behind_links_and_relative(plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real" / "m").mkdir(parents=True)
