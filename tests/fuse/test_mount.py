@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import random
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -476,6 +478,28 @@ def test_what_is_mounted_may_have_a_long_name(plain: str, tmp_path: Path, name: 
     finally:
         mounting.unmount(str(folder))
         ended(keeper)
+
+
+@pytest.mark.spec("MOUNT-2")
+def test_whoever_seeks_in_a_folder_makes_no_names(tree: Path, image: str, tmp_path: Path) -> None:
+    libc = ctypes.CDLL(None)
+    room = ctypes.create_string_buffer(4096)
+    with ours(image, tmp_path / "m"):
+        fd = os.open(tmp_path / "m" / "many", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for offset in (8, 16, 24, 100, 1000, 5000, 8192, 8200, 20_000, 1 << 40, (1 << 63) - 1):
+                os.lseek(fd, offset, os.SEEK_SET)
+                left = libc.syscall(217, fd, room, len(room))  # getdents64
+                assert left >= 0, offset
+                at = 0
+                while at < left:
+                    (length,) = struct.unpack_from("<H", room, at + 16)
+                    name = room.raw[at + 19 : at + length].split(b"\0")[0]
+                    assert name in (b".", b"..") or os.path.lexists(os.fsencode(tree / "many") + b"/" + name), offset
+                    at += length
+        finally:
+            os.close(fd)
+        assert sorted(os.listdir(tmp_path / "m" / "many")) == sorted(os.listdir(tree / "many"))
 
 
 @pytest.mark.spec("MOUNT-3")
