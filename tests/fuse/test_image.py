@@ -428,6 +428,27 @@ def test_what_a_killed_unpack_left_may_be_deep(tmp_path: Path, monkeypatch: pyte
     assert sorted(os.listdir(tmp_path)) == ["i.sqfs", "tree"]
 
 
+@pytest.mark.service
+@pytest.mark.spec("IMAGE-11")
+def test_attributes_that_the_target_cannot_hold_are_told(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "f").touch()
+    os.setxattr(tmp_path / "tree" / "f", b"user.note", b"mine")
+    pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+    (tmp_path / "ram").mkdir()
+    subprocess.run(["mount", "-t", "ramfs", "none", tmp_path / "ram"], check=True)
+    try:
+        with (
+            open_image(str(tmp_path / "i.sqfs")) as found,
+            pytest.raises(Unsupported, match=r"user\.note of f") as told,
+        ):
+            unpack(found, str(tmp_path / "ram" / "out"))
+        assert told.value.code == "kind-not-kept"
+        assert os.listdir(tmp_path / "ram") == []
+    finally:
+        subprocess.run(["umount", tmp_path / "ram"], check=True)
+
+
 class _Owned(FolderOrigin):
     """Empty files, each of another owner."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat as st
 from collections.abc import Callable
@@ -13,12 +14,14 @@ from dls.fuse.tree import Tree
 from dls.logistics import digest as digests
 from dls.logistics import names
 from dls.logistics.entry import FILE, LINK, Entry
-from dls.logistics.errors import Corrupt, Exists
+from dls.logistics.errors import Corrupt, Exists, Unsupported
 from dls.logistics.stores.posix import PosixStore
 from dls.logistics.stores.posix_errors import ours
 from dls.logistics.transfer.progress import Progress
 
 _STEP = 4 << 20
+_NOT_HELD = frozenset({errno.ENOTSUP, errno.E2BIG, errno.ERANGE})
+"""Of a file system without attributes, or with less room for them."""
 _OWNERS = 0o6000
 """Set-user-ID and set-group-ID: kept only where the owner is."""
 
@@ -161,13 +164,26 @@ class _Writing:
             os.chown(path, attr.uid, attr.gid, follow_symlinks=False)
         for name, value in self._image.xattrs(attr).items():
             if self._is_root or name.startswith(b"user."):
-                os.setxattr(path, name, value, follow_symlinks=False)
+                self._attribute(path, name, value)
         if not st.S_ISLNK(attr.mode):
             mode = attr.mode & 0o7777
             if not self._is_root and attr.mode >> 12 == 8 and (attr.uid, attr.gid) != (os.geteuid(), os.getegid()):
                 mode &= ~_OWNERS
             os.chmod(path, mode)
         os.utime(path, ns=(attr.mtime_ns, attr.mtime_ns), follow_symlinks=False)
+
+    def _attribute(self, path: bytes, name: bytes, value: bytes) -> None:
+        try:
+            os.setxattr(path, name, value, follow_symlinks=False)
+        except OSError as exc:
+            if exc.errno not in _NOT_HELD:
+                raise
+            shown, key = names.show(name), names.show(path[len(self._root) + 1 :])
+            raise Unsupported(
+                f"the file system cannot hold the extended attribute {shown} of {key or 'the folder'}: {exc.strerror}",
+                code="kind-not-kept", key=key,
+                remedy="unpack where attributes are held, or mount the image and copy what you need",
+            ) from exc  # fmt: skip
 
 
 def _differs(entry: Entry) -> Corrupt:
