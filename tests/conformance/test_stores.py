@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from dls.logistics.names import Names
 from dls.logistics.store import Can, Item, Keeps, Store, Want
 from dls.logistics.stores.posix import PosixStore
 from dls.logistics.stores.posix_calls import umask
-from dls.logistics.stores.posix_files import open_up
+from dls.logistics.stores.posix_files import remove_tree
 from dls.logistics.stores.posix_upload import PosixUpload
 from dls.logistics.testing.contract import StoreContract
 from dls.logistics.testing.contract_hooks import Boom, failing, files, get, put_all, write_parts
@@ -150,17 +151,41 @@ class TestPosix(StoreContract):
         store.below(b"d/a").wipe()
         assert files(store) == []
 
-    def test_locked_folders_are_opened_to_be_removed(self, tmp_path: Path) -> None:
-        """Root needs no rights, so the step is tried by itself; what links point to is left alone."""
-        outside, inside = tmp_path / "outside", tmp_path / "tree/a/b"
-        for folder in (outside, inside):
-            folder.mkdir(parents=True)
-        (inside / "link").symlink_to(outside)
-        for folder in (outside, inside, inside.parent, inside.parent.parent):
-            folder.chmod(0o500)
-        open_up(os.fsencode(tmp_path / "tree"))
-        modes = [f.stat().st_mode & 0o777 for f in (inside.parent.parent, inside.parent, inside, outside)]
-        assert modes == [0o700, 0o700, 0o700, 0o500]
+    @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+    def test_locked_folders_are_opened_to_be_removed(self) -> None:
+        """By a user who is not root, who needs no rights; what links point to is left alone."""
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as top:  # others may go through
+            outside, inside = Path(top) / "outside", Path(top) / "tree/a/b"
+            for folder in (outside, inside):
+                folder.mkdir(parents=True)
+            (outside / "kept").touch()
+            (inside / "link").symlink_to(outside)
+            for folder, mode in ((Path(top), 0o700), (outside, 0o500), (inside, 0), (inside.parent, 0o500)):
+                folder.chmod(mode)
+            for folder in (Path(top), outside, inside, inside.parent, inside.parent.parent):
+                os.chown(folder, 65534, 65534)
+            os.seteuid(65534)
+            try:
+                remove_tree(os.fsencode(Path(top) / "tree"))
+            finally:
+                os.seteuid(0)
+            assert os.listdir(top) == ["outside"]
+            assert outside.stat().st_mode & 0o777 == 0o500
+            assert os.listdir(outside) == ["kept"]
+
+    def test_a_tree_of_any_depth_is_removed(self, tmp_path: Path) -> None:
+        """Deeper than a path may be, and than calls may be inside one another."""
+        os.mkdir(tmp_path / "tree")
+        at = os.open(tmp_path / "tree", os.O_RDONLY)
+        for _ in range(3000):
+            os.mkdir("folder", dir_fd=at)
+            below = os.open("folder", os.O_RDONLY, dir_fd=at)
+            os.close(at)
+            at = below
+        os.close(os.open("leaf", os.O_CREAT | os.O_WRONLY, dir_fd=at))
+        os.close(at)
+        remove_tree(os.fsencode(tmp_path / "tree"))
+        assert os.listdir(tmp_path) == []
 
     def test_what_is_made_gets_what_was_asked_for_and_no_more(self, store: Store) -> None:
         began = time.time_ns()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import subprocess
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from components import trees
 from components.loopdisk import loop_disk
-from dls.fuse import records, source, spool
+from dls.fuse import leftovers, records, source, spool
 from dls.fuse.blocks import INSIDE, Form
 from dls.fuse.codec import PARTS
 from dls.fuse.image import open_image
@@ -28,7 +29,7 @@ from dls.fuse.pack import Options, asked, pack
 from dls.fuse.source import Attributes, Item
 from dls.fuse.unpack import unpack
 from dls.logistics import segment
-from dls.logistics.errors import Conflict, Corrupt, Denied, DlsError, Exists, Invalid, Unavailable
+from dls.logistics.errors import Conflict, Corrupt, Denied, DlsError, Exists, Invalid, Unavailable, Unsupported
 from dls.logistics.stores.posix import PosixStore
 from dls.logistics.transfer.listing import listed
 from dls.logistics.transfer.prove import prove
@@ -357,6 +358,179 @@ def test_unpacking_gives_the_tree_back(tree: Path, image: str, tmp_path: Path) -
     fields = "%P|%y|%m|%U|%G|%n|%l|%T@"
     assert trees.shown(tree, fields) == trees.shown(tmp_path / "out", fields)
     assert sorted(os.listdir(tmp_path)) == ["out"]
+
+
+@pytest.mark.spec("IMAGE-11")
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a device")
+def test_names_of_one_node_that_is_no_file_stay_one(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    (root / "d").mkdir(parents=True)
+    os.symlink("anywhere", root / "link")
+    os.mkfifo(root / "pipe")
+    os.mknod(root / "device", 0o020644, os.makedev(1, 3))
+    for name in ("link", "pipe", "device"):
+        os.link(root / name, root / "d" / name, follow_symlinks=False)
+        os.link(root / name, root / f"z-{name}", follow_symlinks=False)
+    pack(str(root), str(tmp_path / "i.sqfs"), HERE)
+    with open_image(str(tmp_path / "i.sqfs")) as found:
+        unpack(found, str(tmp_path / "out"))
+    fields = "%P|%y|%m|%U|%G|%n|%l|%T@"
+    assert trees.shown(root, fields) == trees.shown(tmp_path / "out", fields)
+    for name in ("link", "pipe", "device"):
+        assert os.path.samestat(os.lstat(tmp_path / "out" / name), os.lstat(tmp_path / "out" / "d" / name))
+
+
+@pytest.mark.spec("IMAGE-11")
+def test_a_link_to_an_empty_folder_means_that_folder(tree: Path, image: str, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    os.symlink("there", tmp_path / "link")
+    with open_image(image) as found:
+        unpack(found, str(tmp_path / "link"))
+    assert not trees.differences(tree, tmp_path / "there")
+    assert os.readlink(tmp_path / "link") == "there"
+    assert sorted(os.listdir(tmp_path)) == ["link", "there"]
+
+
+@pytest.mark.service
+@pytest.mark.spec("IMAGE-4", "IMAGE-11")
+def test_what_cannot_be_replaced_is_told_before_anything_is_read(image: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with loop_disk(tmp_path, 8) as small, open_image(image) as found:
+        for one in small.folder.iterdir():
+            one.rmdir()  # lost+found
+        for target, why in ((tmp_path / "file", "is no folder"), (small.folder, "where a file system is mounted")):
+            with pytest.raises(Exists, match=why) as told:
+                unpack(found, str(target))
+            assert told.value.code == "target-differs"
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(Conflict) as taken:  # the source is not even looked at
+        pack(str(tmp_path / "none"), str(tmp_path / "folder"), HERE._replace(replace=True))
+    assert taken.value.code == "name-clash"
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.spec("IMAGE-4", "IMAGE-11")
+def test_what_a_killed_unpack_left_may_be_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ".dls-making-0123456789abcdef"
+    deep.mkdir()
+    (tmp_path / "tree").mkdir()
+    at = os.open(deep, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    monkeypatch.setattr(leftovers, "_AGE_S", -1.0)
+    pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+    assert sorted(os.listdir(tmp_path)) == ["i.sqfs", "tree"]
+
+
+@pytest.mark.service
+@pytest.mark.spec("IMAGE-11")
+def test_attributes_that_the_target_cannot_hold_are_told(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "f").touch()
+    os.setxattr(tmp_path / "tree" / "f", b"user.note", b"mine")
+    pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+    (tmp_path / "ram").mkdir()
+    subprocess.run(["mount", "-t", "ramfs", "none", tmp_path / "ram"], check=True)
+    try:
+        with (
+            open_image(str(tmp_path / "i.sqfs")) as found,
+            pytest.raises(Unsupported, match=r"user\.note of f") as told,
+        ):
+            unpack(found, str(tmp_path / "ram" / "out"))
+        assert told.value.code == "kind-not-kept"
+        assert os.listdir(tmp_path / "ram") == []
+    finally:
+        subprocess.run(["umount", tmp_path / "ram"], check=True)
+
+
+class _Owned(FolderOrigin):
+    """Empty files, each of another owner."""
+
+    def __init__(self, root: Path, owners: int) -> None:
+        super().__init__(os.fsencode(root))
+        self._owners = owners
+
+    def items(self, keep: Attributes) -> Iterator[Item]:
+        yield Item(b"", 0o040755, 0, 0, 0)
+        for number in range(1, self._owners):
+            yield Item(b"%06d" % number, 0o100644, number, number, 0)
+
+
+@pytest.mark.spec("IMAGE-2")
+@pytest.mark.parametrize("owners", [65_535, 65_536])
+def test_as_many_owners_as_the_superblock_can_count(tmp_path: Path, owners: int) -> None:
+    if owners > 0xFFFF:
+        with pytest.raises(Unsupported) as told:
+            pack(_Owned(tmp_path, owners), str(tmp_path / "i.sqfs"), HERE)
+        assert told.value.code == "too-many-owners"
+        assert os.listdir(tmp_path) == []
+        return
+    pack(_Owned(tmp_path, owners), str(tmp_path / "i.sqfs"), HERE)
+    shown = subprocess.run(
+        ["unsquashfs", "-lln", str(tmp_path / "i.sqfs"), "065534"], capture_output=True, text=True, check=True
+    )
+    assert "65534/65534" in shown.stdout
+
+
+@pytest.mark.spec("IMAGE-2", "IMAGE-5")
+def test_attributes_that_cannot_be_had_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "f").touch()
+    os.setxattr(tmp_path / "tree" / "f", b"user.note", b"mine")
+    for verb, number, code in (
+        ("listxattr", errno.E2BIG, "too-many-attributes"),
+        ("listxattr", errno.EIO, "io-error"),
+        ("getxattr", errno.EACCES, "no-access"),
+        ("getxattr", errno.EIO, "io-error"),
+    ):
+
+        def failing(path: object, *words: object, number: int = number, **named: object) -> object:
+            if path == os.fsencode(tmp_path / "tree/f"):
+                raise OSError(number, os.strerror(number))
+            return []
+
+        with monkeypatch.context() as planted:
+            planted.setattr(os, verb, failing)
+            with pytest.raises(DlsError, match=r"tree/f\b") as told:
+                pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+            assert told.value.code == code
+    assert os.listdir(tmp_path) == ["tree"]
+
+
+@pytest.mark.spec("IMAGE-5")
+@pytest.mark.parametrize("what", ["pipe", "link", "folder", "gone", "above"])
+def test_a_file_that_becomes_something_else(tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tree" / "d").mkdir(parents=True)
+    path = tmp_path / "tree" / "d" / "f"
+    path.write_bytes(b"some bytes")
+    listing = source._scan
+
+    def then_changed(folder: bytes, *words: object) -> object:
+        found = listing(folder, *words)  # type: ignore[arg-type]
+        if what == "above" and path.parent.is_dir():
+            path.unlink()
+            path.parent.rmdir()
+            path.parent.touch()
+        elif path.is_file() and folder.endswith(b"/d/"):
+            path.unlink()
+            if what == "pipe":
+                os.mkfifo(path)
+            elif what == "link":
+                path.symlink_to("/etc/passwd")
+            elif what == "folder":
+                path.mkdir()
+        return found
+
+    monkeypatch.setattr(source, "_scan", then_changed)
+    with pytest.raises(Conflict) as told:
+        pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+    assert told.value.code == "source-changed"
+    assert os.listdir(tmp_path) == ["tree"]
 
 
 # ------------------------------------------------------------------------------------------------------------ damage

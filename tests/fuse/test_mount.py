@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import random
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -458,6 +460,46 @@ def test_odd_names_of_folders(plain: str, tmp_path: Path, name: str) -> None:
         with pytest.raises(Exists):
             mounting.mount(plain, str(folder))
     assert gone(folder)
+
+
+@pytest.mark.spec("LAYER-16", "MOUNT-1")
+@pytest.mark.parametrize("name", ["x" * 4095, ", ".join(["/données/é.sqfs"] * 900), ",\\" * 1600])
+def test_what_is_mounted_may_have_a_long_name(plain: str, tmp_path: Path, name: str) -> None:
+    """Many images side by side, for instance: the kernel takes less than a page."""
+    folder = tmp_path / "m"
+    folder.mkdir()
+    keeper = mounting.in_background(name, lambda: open_image(plain), str(folder), mounting.MountOptions(), "")
+    try:
+        assert (folder / "file").stat().st_size == 1 << 20
+        (shown,) = [one.image for one in mounting.mounted() if one.folder == str(folder)]
+        assert shown.endswith("...")
+        assert name.startswith(shown[:-3])
+        assert len(shown) > 500
+    finally:
+        mounting.unmount(str(folder))
+        ended(keeper)
+
+
+@pytest.mark.spec("MOUNT-2")
+def test_whoever_seeks_in_a_folder_makes_no_names(tree: Path, image: str, tmp_path: Path) -> None:
+    libc = ctypes.CDLL(None)
+    room = ctypes.create_string_buffer(4096)
+    with ours(image, tmp_path / "m"):
+        fd = os.open(tmp_path / "m" / "many", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for offset in (8, 16, 24, 100, 1000, 5000, 8192, 8200, 20_000, 1 << 40, (1 << 63) - 1):
+                os.lseek(fd, offset, os.SEEK_SET)
+                left = libc.syscall(217, fd, room, len(room))  # getdents64
+                assert left >= 0, offset
+                at = 0
+                while at < left:
+                    (length,) = struct.unpack_from("<H", room, at + 16)
+                    name = room.raw[at + 19 : at + length].split(b"\0")[0]
+                    assert name in (b".", b"..") or os.path.lexists(os.fsencode(tree / "many") + b"/" + name), offset
+                    at += length
+        finally:
+            os.close(fd)
+        assert sorted(os.listdir(tmp_path / "m" / "many")) == sorted(os.listdir(tree / "many"))
 
 
 @pytest.mark.spec("MOUNT-3")

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import stat
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -360,6 +361,34 @@ def test_the_lowest_listing_is_handed_on_as_it_lies(stack: tuple[Path, Path, lis
         node = base.find(b"empty").node
         assert found.find(b"empty") == base.find(b"empty")
         assert found.listing(node, 0, 1 << 16) == base.listing(node, 0, 1 << 16)
+
+
+@pytest.mark.spec("IMAGE-9", "LAYER-7")
+@pytest.mark.parametrize("size", [512, 4096, 1 << 20])
+def test_whoever_seeks_to_where_no_record_begins_is_given_records(
+    stack: tuple[Path, Path, list[Path]], size: int
+) -> None:
+    """Any user may seek in a folder; made-up names would stay in the kernel, for everybody."""
+    _, _, images = stack
+    for tree in (open_image(str(images[2])), open_stack(str(images[0]))):
+        with tree:
+            for node in (tree.root, tree.find(b"many").node):
+                every = [b".", b"..", *listed(tree, node)]
+                told = [offset for offset, _ in sought(tree, node, 0, 1 << 20)]
+                for offset in sorted({near + by for near in (0, *told[::41]) for by in (1, 8, 16, 152, 300, 4000)}):
+                    for _, name in sought(tree, node, offset, size):
+                        assert name in every, (offset, name)
+
+
+def sought(tree: Tree, folder: int, offset: int, size: int) -> list[tuple[int, bytes]]:
+    """Cookies and names in one reply."""
+    data, out, at = b"".join(tree.listing(folder, offset, size)), list[tuple[int, bytes]](), 0
+    while at < len(data):
+        cookie, length = struct.unpack_from("<QI", data, at + 136)
+        out.append((cookie, data[at + 152 : at + 152 + length]))
+        at += 152 + (length + 7 & ~7)
+    assert at == len(data)
+    return out
 
 
 @pytest.mark.spec("LAYER-10")

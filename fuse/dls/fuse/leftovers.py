@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import stat as st
 import time
 from contextlib import suppress
 from typing import Final
+
+from dls.logistics.stores.posix_files import remove_tree
 
 PREFIX: Final = b".dls-making-"
 _AGE_S: Final = 10.0
@@ -44,7 +45,7 @@ def _remove_abandoned(path: bytes) -> None:
             return
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if st.S_ISDIR(info.st_mode):
-            shutil.rmtree(path)
+            remove_tree(path)
         else:
             os.unlink(path)
     finally:

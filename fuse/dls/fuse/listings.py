@@ -8,7 +8,7 @@ what the block or a higher tree shows.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -135,6 +135,10 @@ class Block(NamedTuple):
             U64.pack_into(out, at + OFF, BLOCK | len(out))
             borders.append(len(out))
         return cls(bytes(out), borders)
+
+    def border(self, at: int) -> int:
+        """Where the first record from `at` on begins: somebody may have sought there."""
+        return self.borders[min(bisect_left(self.borders, at), len(self.borders) - 1)]
 
     def part(self, at: int, size: int) -> bytes:
         """Whole records from `at` on, at most `size` bytes."""

@@ -36,6 +36,11 @@ from dls.logistics.stores.posix_errors import ours
 
 _DEVICE: Final = "/dev/fuse"
 _CLONE: Final = 0x8004E500
+_LONGEST_NAME: Final = 2000
+"""Bytes of the source (of many images, for instance) where mounts are listed.  The kernel takes less than a page;
+fusermount3 finds no mount to end whose whole line has more."""
+_WRITTEN_OUT: Final = " \t\n\\#"
+"""Each is four bytes there."""
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _PR_SET_PDEATHSIG: Final = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -61,6 +66,8 @@ def mount(image: str, folder: str, options: MountOptions = _USUAL) -> int:
     folder = real(folder)
     check_folder(folder)
     check_device()
+    if len(os.fsencode(image)) + 3 * sum(map(image.count, _WRITTEN_OUT)) > _LONGEST_NAME:
+        image = f"{image[: _LONGEST_NAME // 4]}..."  # a character has up to four bytes
     others = options.allow_other if options.allow_other is not None else os.geteuid() == 0
     common = f"max_read={READ_AHEAD}" + (",default_permissions,allow_other" if others else "")
     if os.geteuid() == 0:

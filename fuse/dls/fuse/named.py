@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
@@ -176,6 +176,8 @@ class Named(Tree):
         at = start + offset
         if at >= stop:
             return []
+        if offset:
+            at = self._border(at, start)
         if stop - at <= size and (all_ := self._rest(start, at, stop)) is not None:
             return all_
         out: list[bytes] = []
@@ -210,6 +212,12 @@ class Named(Tree):
                 out.append(frame[inside:end])
             at = (at | in_frame) + 1
         return out
+
+    def _border(self, at: int, start: int) -> int:
+        """Where the first record from a position on begins: anybody may seek in a folder, to where none does, too."""
+        number, inside = at >> self._frame_bits, at & self._in_frame
+        borders = self._borders_in(number, self.frame(number), start)
+        return at if inside >= borders[-1] else at - inside + borders[bisect_left(borders, inside)]
 
     def _borders_in(self, number: int, frame: bytes, start: int) -> list[int]:
         """Where records begin in a frame, from a folder's start on, and where the last one of that folder ends: each

@@ -164,6 +164,8 @@ def refuse_taken(path: bytes, options: Options) -> None:
             remedy="choose another name, or pack with --replace",
             store=shown,
         )
+    if os.path.isdir(path) and not os.path.islink(path):
+        raise ours(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), shown)
 
 
 class _Counts:

@@ -6,6 +6,7 @@ arguments).  Little is imported here: a worker begins to read 40 ms sooner.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -15,7 +16,10 @@ from dls.logistics.errors import DlsError
 
 STEP: Final = 1 << 20
 """Bytes of a stretch that are read at once."""
-_READING: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READING: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""What became a pipe meanwhile is not waited for."""
+_OTHER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ESPIPE})
+"""What is said where a file was: nothing is there, or something else."""
 
 
 class File(NamedTuple):
@@ -105,4 +109,4 @@ def _changed(where: str, path: bytes) -> DlsError:
 def _told(error: OSError, where: str, path: bytes) -> DlsError:
     from dls.logistics.stores.posix_errors import ours
 
-    return _changed(where, path) if isinstance(error, FileNotFoundError) else ours(error, where, path)
+    return _changed(where, path) if error.errno in _OTHER else ours(error, where, path)

@@ -6,13 +6,14 @@ root comes first, as the folder with the empty path.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat as st
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from dls.logistics import names
-from dls.logistics.errors import Conflict, DlsError
+from dls.logistics.errors import Conflict, DlsError, Unsupported
 from dls.logistics.stores.posix_errors import ours
 
 NO_XATTRS: Final[tuple[tuple[bytes, bytes], ...]] = ()
@@ -45,6 +46,12 @@ class Item(NamedTuple):
 Row = tuple[bytes, Item]
 
 
+_NO_ATTRIBUTES: Final = frozenset({errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EACCES})
+"""Of a file system that has none, or lists none."""
+_NOT_SEEN: Final = _NO_ATTRIBUTES | {errno.ENODATA, errno.EINVAL}
+"""Of an attribute of the system's that this process may not see, or that has no value to read."""
+
+
 Attributes = Callable[[bytes], tuple[tuple[bytes, bytes], ...]]
 """The extended attributes to keep of a path on this machine."""
 
@@ -67,12 +74,32 @@ def all_attributes(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
 def _attributes(path: bytes, prefixes: tuple[bytes, ...]) -> tuple[tuple[bytes, bytes], ...]:
     try:
         found = os.listxattr(path, follow_symlinks=False)
-        if not found:
+    except OSError as exc:
+        if exc.errno in _NO_ATTRIBUTES:
             return NO_XATTRS
-        wanted = sorted(name for name in map(os.fsencode, found) if name.startswith(prefixes))
-        return tuple((name, os.getxattr(path, name, follow_symlinks=False)) for name in wanted)
-    except OSError:
-        return NO_XATTRS  # a file system without them, or one that this user may not read
+        raise _unlisted(path, exc) from exc
+    if not found:
+        return NO_XATTRS
+    out = list[tuple[bytes, bytes]]()
+    for name in sorted(map(os.fsencode, found)):
+        if name.startswith(prefixes):
+            try:
+                out.append((name, os.getxattr(path, name, follow_symlinks=False)))
+            except OSError as exc:
+                if name.startswith(b"user.") or exc.errno not in _NOT_SEEN:
+                    raise _unlisted(path, exc) from exc
+    return tuple(out)
+
+
+def _unlisted(path: bytes, error: OSError) -> OSError | DlsError:
+    """Attributes that were asked for and are not had: none is left out in silence."""
+    where = os.fsdecode(path)
+    if error.errno == errno.E2BIG:
+        return Unsupported(
+            f"{where} has more extended attributes than Linux lists: their names take over 64 KiB",
+            code="too-many-attributes", store=where, remedy="take some away, or pack with --xattrs none",
+        )  # fmt: skip
+    return error if isinstance(error, FileNotFoundError | NotADirectoryError) else ours(error, where)
 
 
 def walk(root: bytes, keep: Attributes = no_attributes) -> Iterator[Item]:
@@ -82,9 +109,9 @@ def walk(root: bytes, keep: Attributes = no_attributes) -> Iterator[Item]:
         info = os.stat(root)
         if not st.S_ISDIR(info.st_mode):
             raise Conflict(f"{where} is no folder", code="not-a-folder", store=where, remedy="pack its folder")
+        top = Item(b"", info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, xattrs=keep(root))
     except OSError as exc:
         raise ours(exc, where, b"") from exc
-    top = Item(b"", info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, xattrs=keep(root))
     return ordered(top, lambda above: _scan(root + b"/" + above, above, where, keep))
 
 
@@ -102,7 +129,7 @@ def links(root: bytes) -> Iterator[tuple[int, int]]:
                         todo.append(one.path)
                     elif (info := one.stat(follow_symlinks=False)).st_nlink > 1:
                         yield info.st_dev, info.st_ino
-        except FileNotFoundError as exc:
+        except (FileNotFoundError, NotADirectoryError) as exc:
             raise changed(os.fsdecode(root), folder[len(root) + 1 :]) from exc
         except OSError as exc:
             raise ours(exc, os.fsdecode(root), folder[len(root) + 1 :]) from exc
@@ -161,7 +188,7 @@ def _scan(folder: bytes, above: bytes, where: str, keep: Attributes) -> list[Row
                     NO_XATTRS if bare else keep(folder + name), False, nlink,
                 )  # fmt: skip
                 rows.append((path, new(Item, fields)))
-    except FileNotFoundError as exc:
+    except (FileNotFoundError, NotADirectoryError) as exc:
         raise changed(where, above) from exc
     except OSError as exc:
         raise ours(exc, where, above.rstrip(b"/")) from exc

@@ -177,9 +177,9 @@ class Tables:
         found = self._ids.get(number)
         if found is None:
             found = self._ids[number] = len(self._ids)
-            if found > 0xFFFF:
+            if found >= 0xFFFF:  # the superblock has 16 bits for how many there are
                 raise Unsupported(
-                    "an image holds at most 65,536 different owners and groups",
+                    "an image holds at most 65,535 different owners and groups",
                     code="too-many-owners",
                     remedy="pack with --owner 0:0",
                 )

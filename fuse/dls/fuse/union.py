@@ -204,6 +204,7 @@ class Union(Joined):
         inside = offset & LAYERS.inside
         if not offset or number == BLOCK >> LAYERS.shift:
             block = self._block(plan)
+            inside = block.border(inside)
             if data := block.part(inside, size):
                 out.append(data)
                 size -= len(data)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat as st
 import struct
+from contextlib import suppress
 
 from dls.logistics import digest as digests
 from dls.logistics import names
@@ -16,6 +16,7 @@ from dls.logistics.stores.posix_calls import umask
 from dls.logistics.stores.posix_errors import ours
 
 _STAMP = struct.Struct("<4q").pack
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def stamp_of(info: os.stat_result) -> bytes:
@@ -81,15 +82,6 @@ def make_folder(path: bytes, entry: Entry) -> None:
         os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
 
 
-def open_up(root: bytes) -> None:
-    """Give every folder back the rights that removing what is in it takes."""
-    os.chmod(root, 0o700)
-    with os.scandir(root) as found:
-        below = [one.path for one in found if one.is_dir(follow_symlinks=False)]
-    for one in below:
-        open_up(one)
-
-
 def remove_tree(root: bytes) -> None:
     """Remove a folder and all in it, closed folders too; whatever else is there; nothing is fine."""
     try:
@@ -99,11 +91,56 @@ def remove_tree(root: bytes) -> None:
     if not st.S_ISDIR(kind):
         os.unlink(root)
         return
+    # However deep it is: no path grows, no call is inside another, and two folders are open.
+    at, above = _entered(root), list[tuple[bytes, os.stat_result]]()
     try:
-        shutil.rmtree(root)
+        todo = [_emptied(at)]
+        while todo:
+            if todo[-1]:
+                name = todo[-1].pop()
+                above.append((name, os.fstat(at)))
+                at = _moved(at, _entered(name, at))
+                todo.append(_emptied(at))
+                continue
+            todo.pop()
+            if above:
+                name, folder = above.pop()
+                at = _moved(at, os.open(b"..", _FOLDER, dir_fd=at))
+                if not os.path.samestat(folder, os.fstat(at)):
+                    raise OSError(errno.ESTALE, "a folder was moved while it was removed")
+                os.rmdir(name, dir_fd=at)
+    finally:
+        os.close(at)
+    os.rmdir(root)
+
+
+def _entered(path: bytes, folder: int | None = None) -> int:
+    """A folder, opened, with the rights that removing what is in it takes."""
+    try:
+        fd = os.open(path, _FOLDER, dir_fd=folder)
     except PermissionError:
-        open_up(root)
-        shutil.rmtree(root)
+        os.chmod(path, 0o700, dir_fd=folder)
+        fd = os.open(path, _FOLDER, dir_fd=folder)
+    if os.fstat(fd).st_mode & 0o700 != 0o700:
+        with suppress(PermissionError):  # another user's, in which this one may write all the same
+            os.fchmod(fd, 0o700)
+    return fd
+
+
+def _emptied(fd: int) -> list[bytes]:
+    """Remove what is in a folder, but for its folders: their names."""
+    folders = list[bytes]()
+    for name in map(os.fsencode, os.listdir(fd)):
+        if st.S_ISDIR(os.lstat(name, dir_fd=fd).st_mode):
+            folders.append(name)
+        else:
+            os.unlink(name, dir_fd=fd)
+    return folders
+
+
+def _moved(old: int, new: int) -> int:
+    os.close(old)
+    return new
 
 
 def make_link(entry: Entry, path: bytes) -> None:
