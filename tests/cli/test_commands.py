@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,29 @@ def test_show_tells_what_is_marked(staged: Command, tree: Path) -> None:
     assert ": complete but 1 corrupt, 1 lost, " in staged("catalogue", "show", "x:data", ok=True).out
     (copy,) = staged.json("catalogue", "show", "x:data")["replicas"]
     assert copy["marked"] == {"corrupt": 1, "lost": 1}
+
+
+@pytest.mark.spec("ERROR-2", "ERROR-6", "ACTION-17")
+@pytest.mark.parametrize("place", ["buffer", "archive"])
+def test_what_verify_says_to_do_repairs_the_copy(staged: Command, tmp_path: Path, place: str) -> None:
+    verb = ("stage-in",) if place == "buffer" else ("stage-out",)
+    staged("site", "add", "archive", tmp_path / "archive", ok=True)
+    made = staged.json(*verb, "x:data", "--to", "scratch" if place == "buffer" else "archive")
+    copy = Path(made["path"] if place == "buffer" else made["url"].removeprefix("file://"))
+    (copy / "sub" / "file1").write_bytes(b"x" * 1000)
+    (copy / "sub" / "file2").unlink()
+    for code in ("replica-damaged", "replica-lost"):
+        told = staged.json("verify", "x:data", ok=False)
+        assert told["code"] == code
+        if code == "replica-damaged" and place == "archive":
+            assert "remove" in told["remedy"]
+            (copy / "sub" / "file1").unlink()
+        words = told["remedy"].partition("dls ")[2].split()
+        assert words[0] == verb[0]
+        staged(*words, ok=True)
+        staged("verify", "x:data", ok=True)
+        if code == "replica-damaged":
+            shutil.rmtree(copy)
 
 
 def test_catalogue_add_and_show(dls: Command, tree: Path) -> None:

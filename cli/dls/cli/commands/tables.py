@@ -56,7 +56,7 @@ def dataset(facts: Row) -> list[str]:
         where = f" ({r['storage']})" if r["storage"] else ""
         kind = "image" if r["layout"] == "image" else "copy"
         but = ", ".join(f"{count:,} {what}" for what, count in r["marked"].items())
-        state = f"{r['state']} but {but}" if but else r["state"]
+        state = f"{r['state']} but {but}" if but and r["state"] == "complete" else r["state"]
         lines.append(f"  {kind} {r['id']} of {r['version']}: {state}, {place(r['url'])}{where}")
     return lines
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import ClassVar
 
 from dls.catalogue.changes import AddActivity, Change, ClearFiles, MarkFiles, SetReplica
-from dls.catalogue.model import FileState, Port, Replica, ReplicaState
+from dls.catalogue.model import FileState, Layout, Port, Replica, ReplicaState
 from dls.logistics import names, url
 from dls.logistics.buffer import LIVE
 from dls.logistics.errors import Corrupt, DlsError, NotFound, worst
@@ -106,7 +107,8 @@ class Verify:
         self._save(context, wanted, replica, _findings(context, replica, proof), started)
         if proof.good:
             return {**row, "state": "complete"}, None
-        return {**row, "state": "damaged"}, _damaged(wanted, replica, proof)
+        mend = _mend(context, wanted, replica)
+        return {**row, "state": "damaged"}, _damaged(replica, proof, mend)
 
     def _proof(self, context: Context, wanted: Wish, store: Store) -> Proof:
         return prove(
@@ -120,18 +122,23 @@ class Verify:
         )
 
     def _lost(self, context: Context, wanted: Wish, replica: Replica) -> DlsError:
+        mend = _mend(context, wanted, replica)
         withdraw(context, replica)
-        gone = SetReplica(replica.id, ReplicaState.LOST, evidence(context, "not found"))
-        self._save(context, wanted, replica, [gone], context.now())
         inside = containing(context, replica.url)
-        if inside is not None and inside.state in LIVE and held_url(context, inside) == replica.url:
+        if inside is not None and (inside.state not in LIVE or held_url(context, inside) != replica.url):
+            inside = None
+        # To the place of a buffer that has ended nothing is ever brought again: nobody is to look there any more.
+        state = ReplicaState.GONE if inside else ReplicaState.LOST
+        gone = SetReplica(replica.id, state, evidence(context, "not found"))
+        self._save(context, wanted, replica, [gone], context.now())
+        if inside is not None:
             context.buffers.lost(inside.id, "nothing lies there any more", by=context.actor.name)
         return Corrupt(
             f"nothing lies at {replica.url} any more",
             code="replica-lost",
             replica=replica.id,
             store=replica.url,
-            remedy=f"stage {wanted.version.dataset} in again from another replica",
+            remedy=f"bring it again from another copy: {mend}",
         )
 
     def _save(self, context: Context, wanted: Wish, replica: Replica, changes: list[Change], started: int) -> None:
@@ -169,7 +176,16 @@ def _unreadable(wanted: Wish, replica: Replica, error: DlsError) -> Corrupt:
     )
 
 
-def _damaged(wanted: Wish, replica: Replica, proof: Proof) -> Corrupt:
+def _mend(context: Context, wanted: Wish, replica: Replica) -> str:
+    """The command that brings again what is not there: only buffers are staged into."""
+    what, image = wanted.version.id, replica.layout is Layout.IMAGE
+    if containing(context, replica.url) is not None:
+        return f"dls stage-in {what} --to {replica.storage.partition('/')[0]}{' --as-image' if image else ''}"
+    there = shlex.quote(shown(url.parse(replica.url)))
+    return f"dls pack {what} {there}" if image else f"dls stage-out {what} --to {there}"
+
+
+def _damaged(replica: Replica, proof: Proof, mend: str) -> Corrupt:
     both = [*proof.corrupt.shown, *proof.missing.shown]
     words = []
     if proof.corrupt.count:
@@ -183,6 +199,5 @@ def _damaged(wanted: Wish, replica: Replica, proof: Proof) -> Corrupt:
         store=replica.url,
         keys=[names.show(key) for key, _ in both[:20]],
         count=proof.corrupt.count + proof.missing.count,
-        remedy=f"they are marked; repair by staging {wanted.version.dataset} in again"
-        + (f" --to {replica.storage.partition('/')[0]}" if replica.storage else ""),
+        remedy=f"they are marked; {'' if 'stage-in' in mend else 'remove what is wrong there, then '}{mend}",
     )
