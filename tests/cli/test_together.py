@@ -101,6 +101,20 @@ def test_a_notebook_has_the_same_objects(staged: Command, tree: Path) -> None:
 
 
 @pytest.mark.service
+@pytest.mark.spec("TRANSFER-30", "ACTION-6")
+def test_what_is_staged_needs_no_credentials_of_where_it_came_from(served: tuple[Command, Proxy, Path]) -> None:
+    dls, proxy, _ = served
+    first = dls.json("stage-in", "x:one", "--to", "scratch")
+    dls.set(AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")  # as a batch job on a node has none
+    proxy.reset()
+    again = dls.json("stage-in", "x:one", "--to", "scratch")
+    assert (again["path"], again["copied"], again["kept"]) == (first["path"], 0, FILES)
+    assert dls.json("stage-in", "x:two", "--to", "scratch", ok=False)["code"] == "no-credentials"
+    Path(str(first["path"]), "sub", "file07").unlink()
+    assert dls.json("stage-in", "x:one", "--to", "scratch", ok=False)["code"] == "no-credentials"
+
+
+@pytest.mark.service
 @pytest.mark.spec("ACTION-17", "ACTION-19", "TRANSFER-12")
 def test_a_tree_of_what_a_bucket_does_not_keep_is_saved_by_its_manifest(dls: Command, tmp_path: Path) -> None:
     with rclone_s3(tmp_path) as service:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from typing import ClassVar
 
 from dls.logistics import digest as digests
@@ -226,6 +227,9 @@ def _bring(
         errors.append(error)
         if number + 1 < len(work.froms):
             context.note(f"{one.text} could not give everything ({error}); trying {work.froms[number + 1].text}")
+    if work.wish is not None and buffer.state is State.READY:
+        with suppress(DlsError):  # it is all there: nothing is needed of places that cannot be asked
+            return proven(context, work.wanted, context.open_store(root_url(context, buffer)), work.label), None
     raise copying.gone_wrong(errors)
 
 
