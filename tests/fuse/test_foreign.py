@@ -25,7 +25,7 @@ import zstandard
 
 from components import archives, rars, trees
 from dls.fuse.foreign import zip as zip_module
-from dls.fuse.image import Image
+from dls.fuse.image import Image, open_image
 from dls.fuse.indexing import FOLDER
 from dls.fuse.opening import open_tree
 from dls.fuse.pack import Options, pack
@@ -152,6 +152,18 @@ def test_nobody_knows_what_it_is(tmp_path: Path) -> None:
         opened(tmp_path, gzip.compress(b"just a text, no tar" * 100))
     assert told.value.code == "not-readable"
     assert "no tar" in told.value.message
+
+
+@pytest.mark.spec("FOREIGN-1")
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_no_image(tmp_path: Path) -> None:
+    """A pipe, which nobody may ever write to, least of all."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/null")):
+        for way in (open_tree, open_image):
+            with pytest.raises(Invalid, match="is no file") as told:
+                way(str(path))
+            assert told.value.code == "not-an-image", way
 
 
 @pytest.mark.spec("FOREIGN-1")

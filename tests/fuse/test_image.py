@@ -448,6 +448,22 @@ def test_attributes_that_the_target_cannot_hold_are_told(tmp_path: Path) -> None
         subprocess.run(["umount", tmp_path / "ram"], check=True)
 
 
+@pytest.mark.spec("IMAGE-2")
+@pytest.mark.parametrize(
+    "owner", ["²:1", "1:²", "4294967295", "0:4294967295", "99999999999:0", "9" * 5000, "-1", ":", "1:1:1"]
+)
+def test_owners_that_cannot_be(owner: str) -> None:
+    with pytest.raises(Invalid) as told:
+        asked(owner=owner)
+    assert told.value.code == "bad-usage"
+
+
+@pytest.mark.spec("IMAGE-2")
+def test_the_last_owner_that_can_be() -> None:
+    assert asked(owner="4294967294").owner == (4294967294, 4294967294)
+    assert asked(owner="7:0").owner == (7, 0)
+
+
 class _Owned(FolderOrigin):
     """Empty files, each of another owner."""
 

@@ -142,6 +142,53 @@ def test_names_are_seen_from_the_layer(tmp_path: Path, monkeypatch: pytest.Monke
         assert found.listdir() == [b"b", b"a"]
 
 
+@pytest.mark.spec("LAYER-13")
+@pytest.mark.parametrize("how", ["itself", "link", "lowest"])
+def test_a_layer_never_replaces_what_it_lies_on(tmp_path: Path, how: str) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "f").write_bytes(b"1")
+    base, second = str(tmp_path / "base.sqfs"), str(tmp_path / "second.sqfs")
+    pack(str(tmp_path / "tree"), base, HERE)
+    (tmp_path / "tree" / "f").write_bytes(b"22")
+    layer(base, str(tmp_path / "tree"), second, HERE)
+    os.symlink("base.sqfs", tmp_path / "link.sqfs")
+    onto = {"itself": base, "link": str(tmp_path / "link.sqfs"), "lowest": second}[how]
+    before = Path(base).read_bytes()
+    with pytest.raises(Exists) as told:
+        layer(onto, str(tmp_path / "tree"), base, HERE._replace(replace=True))
+    assert told.value.code == "key-exists"
+    assert Path(base).read_bytes() == before
+    with pytest.raises(Invalid):
+        layer(base, None, str(tmp_path / "new.sqfs"), HERE, Edits(True, (b"",)))
+    assert not (tmp_path / "new.sqfs").exists()
+
+
+@pytest.mark.spec("LAYER-11")
+def test_what_lies_below_is_found_behind_links_to_folders(tmp_path: Path) -> None:
+    """What is above a folder is not what is above a link to it."""
+    for folder in ("tree", "disk/x/mine", "bases"):
+        (tmp_path / folder).mkdir(parents=True)
+    os.symlink("disk/x/mine", tmp_path / "mine")
+    os.symlink("bases", tmp_path / "to-bases")
+    (tmp_path / "tree" / "f").write_bytes(b"1")
+    pack(str(tmp_path / "tree"), str(tmp_path / "bases" / "base.sqfs"), HERE)
+    (tmp_path / "tree" / "f").write_bytes(b"22")
+    made = []
+    for number, base in enumerate(("bases/base.sqfs", "to-bases/base.sqfs")):
+        for folder in ("mine", "disk/x/mine"):
+            layer(str(tmp_path / base), str(tmp_path / "tree"), str(tmp_path / folder / f"l{number}.sqfs"), HERE)
+            for way in ("mine", "disk/x/mine"):
+                with open_stack(str(tmp_path / way / f"l{number}.sqfs")) as found:
+                    assert found.read(found.find(b"f")) == b"22"
+            (tmp_path / "newest.sqfs").symlink_to(tmp_path / "mine" / f"l{number}.sqfs")
+            with open_stack(str(tmp_path / "newest.sqfs")) as found:
+                assert found.read(found.find(b"f")) == b"22"
+            (tmp_path / "newest.sqfs").unlink()
+            made.append((tmp_path / "mine" / f"l{number}.sqfs").read_bytes())
+            (tmp_path / "mine" / f"l{number}.sqfs").unlink()
+    assert len(set(made)) == 1
+
+
 @pytest.mark.spec("LAYER-12")
 def test_a_wrong_base_is_refused(three: Path, tmp_path: Path) -> None:
     plant(tmp_path / "other", one=b"another")

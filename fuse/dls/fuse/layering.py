@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from dls.fuse.compare import Counts, Differences
+from dls.fuse.image import Image
 from dls.fuse.layers import absolute, recorded, split
 from dls.fuse.layers import opened as opened_stack
 from dls.fuse.origin import FolderOrigin, Origin, TreeOrigin
@@ -25,6 +26,7 @@ from dls.fuse.spool import Spool
 from dls.fuse.tree import Tree
 from dls.fuse.union import Union
 from dls.logistics import names
+from dls.logistics.errors import Exists
 from dls.logistics.stores.posix_errors import ours
 from dls.logistics.transfer.progress import Progress
 
@@ -116,8 +118,9 @@ def layer(
     with tree, ExitStack() as after:
         if collects:
             after.callback(gc.enable)
+        _refuse_below(images, os.fsdecode(path))
         for name in edits.delete:
-            tree.find(name)
+            tree.find(names.check(name))
         try:
             found = _compared(tree, origin, os.path.dirname(path), options, edits, progress, alive)
         except OSError as exc:
@@ -127,6 +130,16 @@ def layer(
         differences = LayerOrigin(found, (origin or TreeOrigin(tree, (_STACK, (onto,)))).reader(), below)
         options = options._replace(owner=None, below=tuple(recorded(images, os.fsdecode(path))))
         return Layered(pack(differences, image, options, progress, alive), found.counts)
+
+
+def _refuse_below(images: Sequence[Image], path: str) -> None:
+    """Exists where the layer would take the place of an image that it lies on."""
+    for image in images:
+        if "://" not in image.name and os.path.exists(path) and os.path.samefile(path, image.name):
+            raise Exists(
+                f"{path} is an image that the layer lies on: nothing would be left to lie on",
+                code="key-exists", store=path, remedy="choose another name; dls compact makes one image of both",
+            )  # fmt: skip
 
 
 def _compared(

@@ -195,7 +195,12 @@ def _places(layer: str, name: str) -> list[str]:
     plain = os.fsdecode(names.read(last)) if "://" in name else last
     folder = os.path.dirname(layer)
     beside = os.path.join(folder, plain)
-    return [beside, name] if "://" in name else [os.path.join(folder, name), beside]
+    if "://" in name:
+        return [beside, name]
+    # The layer, or a folder on the way to it, may be reached by a link.
+    really = os.path.dirname(os.path.realpath(layer))
+    found = [os.path.join(one, name) for one in (os.path.realpath(folder), folder, really)]
+    return list(dict.fromkeys([*found, beside, os.path.join(really, plain)]))
 
 
 def _check(image: Image, stack: Sequence[Below]) -> None:
@@ -220,9 +225,12 @@ def _other(layer: str, wanted: str, given: str) -> Conflict:
 
 def recorded(images: Sequence[Image], layer: str) -> list[dict[str, str]]:
     """What a layer at a path writes down of the images it lies on, which are given the lowest first."""
-    folder = os.path.dirname(os.path.abspath(layer))
+    folder = os.path.realpath(os.path.dirname(os.path.abspath(layer)))
     rows = []
     for image in reversed(images):
-        name = image.name if "://" in image.name else os.path.relpath(image.name, folder)
+        name = image.name
+        if "://" not in name:  # without links on the way: what is above a folder is not what is above a link to it
+            above, last = os.path.split(os.path.abspath(name))
+            name = os.path.relpath(os.path.join(os.path.realpath(above), last), folder)
         rows.append(Below.of(image, name)._asdict())
     return rows

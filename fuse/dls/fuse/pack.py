@@ -38,6 +38,8 @@ from dls.logistics.stores.posix_errors import ours
 from dls.logistics.transfer.progress import Progress
 
 _MOST_WORKERS = 8
+_NO_ONE: Final = (1 << 32) - 1
+"""What stands for no user and no group, and so cannot own anything."""
 _SMALL_TREE = 256
 """A tree with fewer names is packed by this process alone: starting others would take longer."""
 
@@ -84,13 +86,14 @@ def _owner(text: str) -> tuple[int, int] | None:
     user, _, group = text.partition(":")
     if not text:
         return None
-    if not user.isdigit() or not (group or user).isdigit():
+    both = user, group or user
+    if not all(one.isascii() and one.isdigit() and len(one) < 11 and int(one) < _NO_ONE for one in both):
         raise Invalid(
-            f"--owner {text!r}: two numbers are wanted",
+            f"--owner {text!r}: two numbers below {_NO_ONE:,} are wanted",
             code="bad-usage",
             remedy="write --owner 0:0, or --owner 1000:1000",
         )
-    return int(user), int(group or user)
+    return int(both[0]), int(both[1])
 
 
 class Result(NamedTuple):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat as st
 from typing import Protocol
 
-from dls.logistics.errors import Conflict
+from dls.logistics.errors import Conflict, Invalid
 from dls.logistics.stores.posix_errors import ours
 
 
@@ -42,10 +43,15 @@ class LocalFile:
     def __init__(self, path: str) -> None:
         self.name = path
         try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # nobody waits for a pipe's other end
         except OSError as exc:
             raise ours(exc, path) from exc
         info = os.fstat(self.fd)
+        if not st.S_ISREG(info.st_mode):
+            raise Invalid(
+                f"{path} is no file, and so no image or archive",
+                code="not-an-image", store=path, remedy="name a file, or pack a folder: dls pack FOLDER IMAGE",
+            )  # fmt: skip
         self.size, self._time = info.st_size, info.st_mtime_ns
 
     @classmethod
