@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .SUFFIXES:
 PY := .venv/bin/python
-# Reports, caches and build results go to build/; nothing else in the checkout is written.
+# Reports, caches and build results go to build/; nothing else in the checkout is written, but for __pycache__.
 SOURCES := logistics catalogue fuse madpp cli tests
 
 # Some environments forbid Python to keep what it compiled: every test process and every command that a test starts would
