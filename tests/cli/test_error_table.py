@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +20,14 @@ NAMES = {kind.__name__: kind.kind for kind in KINDS}
 ROW = re.compile(r"^\| `([a-z0-9-]+)` \| ([a-z, -]+) \| ([0-9, +a-z]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 
 
-def trees() -> Iterator[tuple[Path, ast.AST]]:
+@functools.cache
+def trees() -> tuple[tuple[Path, ast.AST], ...]:
     """The sources that we ship, without the suites."""
-    for part in PARTS:
-        for path in sorted((ROOT / part / "dls").rglob("*.py")):
-            if "testing" not in path.parts:
-                yield path, ast.parse(path.read_text(encoding="utf-8"))
+    paths = [path for part in PARTS for path in sorted((ROOT / part / "dls").rglob("*.py"))]
+    return tuple((p, ast.parse(p.read_text(encoding="utf-8"))) for p in paths if "testing" not in p.parts)
 
 
+@functools.cache
 def raised() -> dict[str, set[str]]:
     """Code → kinds: of every `code="…"`, of every row (Kind, "code", …) of a table, of every `{"code": "…"}`."""
     found: dict[str, set[str]] = {}

@@ -98,7 +98,8 @@ def test_several_in_one_mount(tree: Path, home: Path, tmp_path: Path) -> None:
         assert not trees.differences(tree, folder / "now")
         assert (folder / "v1" / "a" / "f9").read_bytes() == b"9" * 100
         assert (folder / "more" / "a" / "f8").read_bytes() == b"of more"
-        (row,) = [row for row in dls(home, "mounts") if row["event"] == "mount"]
+        (row,) = [row for row in dls(home, "mounts") if row.get("folder") == str(folder)]
+        assert row["event"] == "mount"
         assert row["image"] == ", ".join(f"{tmp_path}/{name}.sqfs" for name in ("more", "v2", "v1"))
     finally:
         dls(home, "umount", folder)

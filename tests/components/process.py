@@ -102,9 +102,13 @@ def own_mount(folder: Path, *, owned: bool) -> None:
 
 
 def free_port() -> int:
-    """Return a loopback TCP port that is free now, below the range the kernel takes for outgoing connections."""
+    """Return a loopback TCP port that is free now, below the range the kernel takes for outgoing connections.
+
+    It may be taken before it is used: processes of one test run (-n) take from different ones.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
     for _ in range(200):
-        port = random.SystemRandom().randrange(20_000, 32_000)
+        port = random.SystemRandom().randrange(20_000 + number, 32_000, 8)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

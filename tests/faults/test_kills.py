@@ -6,7 +6,7 @@ import os
 import pickle
 import random
 import shutil
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from dls.logistics.transfer.receipt import MemoryReceipts
 from faults.runner import Runner
 
 pytestmark = [pytest.mark.fault, pytest.mark.service, pytest.mark.timeout(3600)]
-SAMPLE_S = 25.0
+SAMPLE = 30
+"""Kills of each test outside `make faults`: at every kind of call, then at more of each in turn."""
 STREAMS, CONNECTIONS = 2, 8
 
 
@@ -74,6 +75,16 @@ def manifest_of(root: Path, work: Path, patch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def _in_turn(points: list[tuple[str, int]], rng: random.Random) -> list[tuple[str, int]]:
+    """In random order, but one of each kind before the second of any."""
+    rng.shuffle(points)
+    turns, turn = Counter[str](), dict[tuple[str, int], int]()
+    for point in points:
+        turns[point[0]] += 1
+        turn[point] = turns[point[0]]
+    return sorted(points, key=turn.__getitem__)
+
+
 class _Kills:
     """Kills at chosen calls, each at a place of its own."""
 
@@ -98,14 +109,13 @@ class _Kills:
         assert same_tree(expected, self.work / "to/control", **self._kept()) == []
         points = [(call, n + 1) for call, count in self.runner.calls(self.at("count")).items() for n in range(count)]
         assert {"openat", "write", "pwrite64", "fdatasync"} <= {call for call, _ in points}
-        rng.shuffle(points)
-        until, killed = time.monotonic() + SAMPLE_S, 0
-        for call, number in points:
-            if not full and time.monotonic() > until:
+        killed = Counter[str]()
+        for call, number in _in_turn(points, rng):
+            if not full and killed.total() == SAMPLE:
                 break
-            killed += self._one(f"{call}-{number}", call, number, expected, control)
-        print(f"{killed} kills at {len(points)} calls")
-        assert killed > 10
+            killed[call] += self._one(f"{call}-{number}", call, number, expected, control)
+        print(f"{killed.total()} kills at {len(points)} calls: {dict(killed)}")
+        assert killed.total() > 10
 
     def _one(self, name: str, call: str, number: int, expected: Path, control: int) -> bool:
         case = self.at(name)

@@ -411,10 +411,10 @@ def zip_of(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED, **opti
     "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, 93, 95]
 )
 def test_methods_of_zip(method: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zip_module, "_WHOLE", 1 << 20)
+    monkeypatch.setattr(zip_module, "_WHOLE", 1 << 18)
     rng = random.Random(method)
-    text, noise = b"words and words again " * 60_000, rng.randbytes(70_000)
-    large = noise * 30 + b"end"  # over the size that is kept whole
+    text, noise = b"words and words again " * 20_000, rng.randbytes(70_000)
+    large = noise * 10 + b"end"  # over the size that is kept whole
     bodies = {"text": text, "noise": noise, "empty": b"", "large": large}
     if method < 90:
         data = zip_of(bodies, method)

@@ -107,6 +107,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.spec("FOREIGN-10", "FOREIGN-4")
+@pytest.mark.fault
+@pytest.mark.timeout(3600 if ROUNDS > 100 else 120)
 @pytest.mark.parametrize("name", FORMS)
 def test_damaged_archives(name: str, small: Path, tmp_path: Path) -> None:
     if not archives.have(name):

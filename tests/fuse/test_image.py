@@ -590,6 +590,8 @@ def _all(path: str) -> tuple[list[object], int]:
 
 
 @pytest.mark.spec("IMAGE-9")
+@pytest.mark.fault
+@pytest.mark.timeout(600)
 def test_a_flipped_bit_is_never_believed(tmp_path: Path, rng: random.Random, faults_full: bool) -> None:
     whole = _small(tmp_path)
     right, refused = _all(str(tmp_path / "i.sqfs"))

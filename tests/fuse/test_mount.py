@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import random
 import shlex
@@ -167,12 +168,23 @@ def test_mounts_agree_with_one_another(image: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def fuse_for_all() -> Iterator[None]:
+def fuse_device() -> Iterator[None]:
+    """Of the whole machine: one test at a time changes its mode, and it is as before afterwards."""
+    turn = os.open("/dev", os.O_RDONLY)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        before = os.stat("/dev/fuse").st_mode
+        yield
+        os.chmod("/dev/fuse", before & 0o7777)
+    finally:
+        fcntl.flock(turn, fcntl.LOCK_UN)  # for those too that were forked meanwhile
+        os.close(turn)
+
+
+@pytest.fixture
+def fuse_for_all(fuse_device: None) -> None:
     """As udev makes it on every usual machine; here nobody did."""
-    before = os.stat("/dev/fuse").st_mode
     os.chmod("/dev/fuse", 0o666)
-    yield
-    os.chmod("/dev/fuse", before & 0o7777)
 
 
 @pytest.mark.spec("MOUNT-1")
@@ -321,7 +333,8 @@ def test_an_idle_mount_ends(image: str, tmp_path: Path) -> None:
             time.sleep(1.5)
             assert not gone(tmp_path / "m")
         # Looking whether it is there keeps it no longer.
-        wait_until(lambda: all(one.state() for one in mounting.mounted()) and gone(tmp_path / "m"))
+        here = str(tmp_path / "m")
+        wait_until(lambda: all(one.state() for one in mounting.mounted() if one.folder == here) and gone(Path(here)))
 
 
 def test_a_folder_that_is_not_there(image: str, tmp_path: Path) -> None:
@@ -590,32 +603,27 @@ def as_nobody(work: object) -> str:
 
 
 @pytest.mark.spec("MOUNT-1")
+@pytest.mark.usefixtures("fuse_device")
 def test_what_is_missing_is_said(plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
     for above in (tmp_path, *tmp_path.parents):
         if above.owner() == "root" and above != Path("/"):
             above.chmod(above.stat().st_mode | 0o055)
-    before = os.stat("/dev/fuse").st_mode & 0o7777
-    try:
-        os.chmod("/dev/fuse", 0o600)
-        os.chown(folder, NOBODY, NOBODY)
-        assert as_nobody(lambda: mounting.mount(plain, str(folder))).startswith(
-            "no-fuse: /dev/fuse cannot be opened: P"
-        )
-        os.chmod("/dev/fuse", 0o666)
-        others = mounting.MountOptions(allow_other=True)
-        if "\nuser_allow_other" not in "\n" + Path("/etc/fuse.conf").read_text():
-            said = as_nobody(lambda: mounting.mount(plain, str(folder), others))
-            assert said.startswith("not-mounted:")
-            assert "have root write user_allow_other into /etc/fuse.conf" in said
-        os.chown(folder, 0, 0)
-        assert as_nobody(lambda: mounting.mount(plain, str(folder))).startswith("no-access:")
-        os.chown(folder, NOBODY, NOBODY)
-        monkeypatch.setenv("PATH", "/nowhere")
-        assert as_nobody(lambda: mounting.mount(plain, str(folder))).startswith("no-fuse: there is no fusermount3")
-    finally:
-        os.chmod("/dev/fuse", before)
+    os.chmod("/dev/fuse", 0o600)
+    os.chown(folder, NOBODY, NOBODY)
+    assert as_nobody(lambda: mounting.mount(plain, str(folder))).startswith("no-fuse: /dev/fuse cannot be opened: P")
+    os.chmod("/dev/fuse", 0o666)
+    others = mounting.MountOptions(allow_other=True)
+    if "\nuser_allow_other" not in "\n" + Path("/etc/fuse.conf").read_text():
+        said = as_nobody(lambda: mounting.mount(plain, str(folder), others))
+        assert said.startswith("not-mounted:")
+        assert "have root write user_allow_other into /etc/fuse.conf" in said
+    os.chown(folder, 0, 0)
+    assert as_nobody(lambda: mounting.mount(plain, str(folder))).startswith("no-access:")
+    os.chown(folder, NOBODY, NOBODY)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert as_nobody(lambda: mounting.mount(plain, str(folder))).startswith("no-fuse: there is no fusermount3")
     monkeypatch.setattr(mounting, "_DEVICE", "/dev/no-such-fuse")
     with pytest.raises(Unsupported) as told:
         mounting.mount(plain, str(folder))

@@ -114,10 +114,10 @@ def many(count: int) -> Iterator[Entry]:
 def test_memory_does_not_grow_with_the_tree() -> None:
     tracemalloc.start()
     try:
-        got = found(cut(many(200_000)))
+        got = found(cut(many(100_000)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert got.files == 160_000
-    assert got.folders == 20 + 40_000
-    assert peak < 6_000_000, f"{peak:,} bytes"
+    assert got.files == 80_000
+    assert got.folders == 10 + 20_000
+    assert peak < 5_500_000, f"{peak:,} bytes"

@@ -5,7 +5,7 @@
         def action(self, world): return Mine("x:data")
         def wrong(self, world): return Mine("no id"), {"bad-dataset-id"}
 
-Register the marker `spec` in your own pytest settings.
+Register the markers `spec` and `fault` in your own pytest settings.
 """
 
 from __future__ import annotations
@@ -138,10 +138,12 @@ class ActionContract(ActionHooks):
             action.run(world.as_run())
             return world.state(), world.trip.count
 
+    @pytest.mark.fault
     @spec("ACTION-7", "ACTION-8")
     def test_killed_before_any_call_and_repeated_ends_equal(self, tmp_path: Path) -> None:
         self._killed(tmp_path, "killed")
 
+    @pytest.mark.fault
     @spec("ACTION-7", "ACTION-8")
     def test_killed_after_any_call_and_repeated_ends_equal(self, tmp_path: Path) -> None:
         self._killed(tmp_path, "late")
@@ -161,10 +163,12 @@ class ActionContract(ActionHooks):
                 assert world.state() == wanted, f"{where}: it ends otherwise"
                 assert not world.untruths(), where
 
+    @pytest.mark.fault
     @spec("ACTION-7", "ACTION-8")
     def test_failing_at_any_call_and_asked_again_ends_equal(self, tmp_path: Path) -> None:
         self._failing(tmp_path, "error")
 
+    @pytest.mark.fault
     @spec("ACTION-7", "ACTION-8")
     def test_an_answer_lost_at_any_call_and_asked_again_ends_equal(self, tmp_path: Path) -> None:
         self._failing(tmp_path, "lost")
