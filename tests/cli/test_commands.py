@@ -53,6 +53,17 @@ def test_show_tells_what_is_marked(staged: Command, tree: Path) -> None:
     assert copy["marked"] == {"corrupt": 1, "lost": 1}
 
 
+@pytest.mark.spec("ACTION-15", "ACTION-8")
+def test_no_source_is_blamed_for_a_target_where_nothing_can_be_made(staged: Command) -> None:
+    staged("site", "add", "nowhere", "/proc/nowhere", ok=True)  # its kernel says: no such file or directory
+    staged("stage-in", "x:data", "--to", "scratch", ok=True)
+    assert staged("stage-out", "x:data", "--to", "nowhere").status != 0
+    shown = staged.json("catalogue", "show", "x:data")["replicas"]
+    assert [(r["state"], r["marked"]) for r in shown] == [("complete", {}), ("complete", {})]
+    buffers = staged("buffer", "list", "--json", ok=True).events[:-1]
+    assert [b["contents"] for b in buffers if b["storage"] == "scratch/default"] == ["clean"]
+
+
 @pytest.mark.spec("ERROR-2", "ERROR-6", "ACTION-17")
 @pytest.mark.parametrize("place", ["buffer", "archive"])
 def test_what_verify_says_to_do_repairs_the_copy(staged: Command, tmp_path: Path, place: str) -> None:

@@ -76,16 +76,19 @@ OURS = frozenset({"disk-full", "read-only", "name-not-held", "no-state", "state-
 
 
 def blame(context: Context, replica: Replica, failures: Failures) -> None:
-    """A source did not give what was recorded: mark the files, and let nothing rest on it."""
+    """A source did not give what was recorded: mark the files, and let nothing rest on it.  What another place did, as
+    the target, is not held against it."""
     marks: dict[bytes, FileState] = {}
     for key, error in failures.shown:
+        if not overlap(str(error.facts.get("store") or replica.url), replica.url):
+            continue
         if isinstance(error, Corrupt | NotFound) or error.code in ("source-changed", "size-changed"):
             marks[key] = FileState.LOST if isinstance(error, NotFound) else FileState.CORRUPT
     if not marks:
         return
     withdraw(context, replica)
     why = evidence(context, "found while it was copied from")
-    if failures.count > len(failures.shown):
+    if failures.count > len(failures.shown) == len(marks):
         facts_of(context, [SetReplica(replica.id, ReplicaState.CORRUPT, why)])
     else:
         facts_of(context, [SetReplica(replica.id, None, why), MarkFiles(replica.id, marks)])
