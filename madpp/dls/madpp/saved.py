@@ -79,8 +79,11 @@ def blame(context: Context, replica: Replica, failures: Failures) -> None:
     """A source did not give what was recorded: mark the files, and let nothing rest on it.  What another place did, as
     the target, is not held against it."""
     marks: dict[bytes, FileState] = {}
+    # What a layer lies on is an image beside it.
+    root = replica.url.rpartition("/")[0] if replica.layout is Layout.IMAGE else replica.url
     for key, error in failures.shown:
-        if not overlap(str(error.facts.get("store") or replica.url), replica.url):
+        where = str(error.facts.get("store", ""))
+        if "://" in where and not overlap(where, root):  # of an image's inside a path is told
             continue
         if isinstance(error, Corrupt | NotFound) or error.code in ("source-changed", "size-changed"):
             marks[key] = FileState.LOST if isinstance(error, NotFound) else FileState.CORRUPT
