@@ -82,11 +82,14 @@ def test_forms(text: str, wanted: Url) -> None:
         "s3://b/%00",
         "file:///a%00b",
         "1x://a",
+        "http:///x",
+        "s3+https://",
     ],
 )
 def test_what_is_no_url(text: str) -> None:
     with pytest.raises(Invalid) as told:
         urls.parse(text, "/cwd")
+    assert "password" not in str(told.value)
     assert told.value.remedy
     assert str(told.value).isprintable()
 
@@ -104,6 +107,7 @@ def test_a_relative_path_needs_a_folder() -> None:
         "file://me:hunter2@h/x",
         "X://me:hunter2@b/x",
         "https://me:hunter2@h/x",
+        "https:///me:hunter2@h/x",
     ],
 )
 def test_secrets_are_refused_and_not_repeated(text: str) -> None:

@@ -60,7 +60,7 @@ def parse(text: str, cwd: str = "") -> Url:
     place, _, path = rest.partition("/")
     if not _SCHEME.match(scheme):
         raise Invalid(f"not a URL: {_clean(text)}", code="bad-url", remedy=_FORMS)
-    if "@" in place or not (_HOST if scheme.startswith(("s3+", "http")) else _BUCKET).match(place):
+    if "@" in place or (place and not (_HOST if scheme.startswith(("s3+", "http")) else _BUCKET).match(place)):
         # A secret may hold a slash: then what stands before it looks like a place with a colon; no word is repeated.
         tail = place.rpartition("@")[2] if "@" in place else ""
         raise Invalid(
