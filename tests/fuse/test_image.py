@@ -464,6 +464,19 @@ def test_the_last_owner_that_can_be() -> None:
     assert asked(owner="7:0").owner == (7, 0)
 
 
+@pytest.mark.spec("IMAGE-11")
+def test_a_sample_is_one_of_files(tmp_path: Path) -> None:
+    """Links stand between them here: of every two names none was a file."""
+    (tmp_path / "tree").mkdir()
+    for number in range(0, 20, 2):
+        os.symlink("x", tmp_path / "tree" / f"{number:02}")
+        (tmp_path / "tree" / f"{number + 1:02}").write_bytes(b"%d" % number)
+    pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+    with open_image(str(tmp_path / "i.sqfs")) as found:
+        read = [entry.path for entry, error in found.verify(every=2) if error is None]
+    assert read == [b"01", b"05", b"09", b"13", b"17"]
+
+
 class _Owned(FolderOrigin):
     """Empty files, each of another owner."""
 
