@@ -174,6 +174,19 @@ def test_many_names_are_few_objects(files: Files) -> None:
 
 
 @pytest.mark.spec("IMAGE-13")
+def test_stretches_are_those_of_slices(files: Files, tmp_path: Path) -> None:
+    """What is negative, too: it never reaches into the file before."""
+    ends = (None, 0, 1, 5, -1, -5, 8191, -20_001, 131_072, -131_073, 1 << 40, -(1 << 40))
+    with files:
+        for name in ("a/00.bin", "a/01.bin", "a/07.bin", "a/19.bin", "small/2", "note.txt"):
+            data = (tmp_path / "tree" / name).read_bytes()
+            for start in ends[1:]:
+                for stop in ends:
+                    assert files.read(name, start or 0, stop) == data[start:stop], (name, start, stop)
+                    assert files.view(name, start or 0, stop) == data[start:stop], (name, start, stop)
+
+
+@pytest.mark.spec("IMAGE-13")
 def test_another_process_opens_the_same_image_or_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may stand in another folder, and another image may have taken the name meanwhile."""
     for folder in ("tree", "here", "there"):

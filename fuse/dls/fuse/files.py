@@ -119,15 +119,16 @@ class Files:
         return FileStat(attr.mode, attr.size, attr.mtime_ns, attr.uid, attr.gid, attr.nlink)
 
     def read(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The bytes `start … stop-1` of a file."""
-        return self.image.read(self._file(path), start, stop)
+        """The bytes `start … stop-1` of a file; what is negative counts from its end."""
+        attr = self._file(path)
+        return self.image.read(attr, *_span(attr, start, stop))
 
     def view(self, path: str, start: int = 0, stop: int | None = None) -> memoryview:
         """The same, without a copy where they are stored as they are in a file of this machine (`dls.fuse.views`)."""
         image, attr = self.image, self._file(path)
         if self._views is None:
             self._views = Views(image)
-        stop = attr.size if stop is None else stop
+        start, stop = _span(attr, start, stop)
         found = self._views.view(attr, start, stop)
         return memoryview(image.read(attr, start, stop)) if found is None else found
 
@@ -164,6 +165,12 @@ class Files:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _span(attr: Attr, start: int, stop: int | None) -> tuple[int, int]:
+    """Where a stretch of a file begins and ends, as slices have it."""
+    first, last, _ = slice(start, stop).indices(attr.size)
+    return first, max(first, last)
 
 
 def _made(tree: Tree) -> tuple[bytes, ...]:
