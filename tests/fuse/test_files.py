@@ -16,7 +16,7 @@ import pytest
 
 from dls.fuse.files import Files, Samples, _Paths, open_image
 from dls.fuse.pack import Options, pack
-from dls.logistics.errors import DlsError
+from dls.logistics.errors import Conflict, DlsError
 
 
 @pytest.fixture
@@ -171,3 +171,48 @@ def test_many_names_are_few_objects(files: Files) -> None:
     assert samples.names[-1] == "folder/0099999"
     with pytest.raises(IndexError):
         samples[100_000]
+
+
+@pytest.mark.spec("IMAGE-13")
+def test_stretches_are_those_of_slices(files: Files, tmp_path: Path) -> None:
+    """What is negative, too: it never reaches into the file before."""
+    ends = (None, 0, 1, 5, -1, -5, 8191, -20_001, 131_072, -131_073, 1 << 40, -(1 << 40))
+    with files:
+        for name in ("a/00.bin", "a/01.bin", "a/07.bin", "a/19.bin", "small/2", "note.txt"):
+            data = (tmp_path / "tree" / name).read_bytes()
+            for start in ends[1:]:
+                for stop in ends:
+                    assert files.read(name, start or 0, stop) == data[start:stop], (name, start, stop)
+                    assert files.view(name, start or 0, stop) == data[start:stop], (name, start, stop)
+
+
+@pytest.mark.spec("IMAGE-13")
+def test_another_process_opens_the_same_image_or_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may stand in another folder, and another image may have taken the name meanwhile."""
+    for folder in ("tree", "here", "there"):
+        (tmp_path / folder).mkdir()
+    for folder in ("here", "there"):
+        (tmp_path / "tree" / "f").write_text(folder)
+        pack(str(tmp_path / "tree"), str(tmp_path / folder / "i.sqfs"), Options(workers=0))
+    monkeypatch.chdir(tmp_path / "here")
+    with open_image("i.sqfs") as found:
+        sent = pickle.dumps(found.samples())
+        monkeypatch.chdir(tmp_path / "there")
+        assert pickle.loads(sent)[0] == ("f", b"here")
+        os.replace(tmp_path / "there" / "i.sqfs", tmp_path / "here" / "i.sqfs")
+        assert found.read("f") == b"here"
+        with pytest.raises(Conflict) as told:
+            pickle.loads(sent)[0]
+        assert told.value.code == "source-changed"
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                found.read("f")
+            except Conflict:
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+    with open_image(str(tmp_path / "here" / "i.sqfs")) as anew:
+        assert anew.read("f") == b"there"

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import random
+import resource
 import subprocess
 import sys
 import tracemalloc
@@ -301,6 +302,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
             with pytest.raises(Unavailable) as told:
                 pack(str(root), str(disk / "j.sqfs"), HERE._replace(workers=workers))
             assert told.value.code == "disk-full"
+            assert "j.sqfs" in told.value.message
         with open_image(str(tmp_path / "i.sqfs")) as found, pytest.raises(Unavailable) as told:
             unpack(found, str(disk / "out"))
         assert told.value.code == "disk-full"
@@ -462,6 +464,35 @@ def test_owners_that_cannot_be(owner: str) -> None:
 def test_the_last_owner_that_can_be() -> None:
     assert asked(owner="4294967294").owner == (4294967294, 4294967294)
     assert asked(owner="7:0").owner == (7, 0)
+
+
+@pytest.mark.spec("IMAGE-11")
+def test_a_sample_is_one_of_files(tmp_path: Path) -> None:
+    """Links stand between them here: of every two names none was a file."""
+    (tmp_path / "tree").mkdir()
+    for number in range(0, 20, 2):
+        os.symlink("x", tmp_path / "tree" / f"{number:02}")
+        (tmp_path / "tree" / f"{number + 1:02}").write_bytes(b"%d" % number)
+    pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+    with open_image(str(tmp_path / "i.sqfs")) as found:
+        read = [entry.path for entry, error in found.verify(every=2) if error is None]
+    assert read == [b"01", b"05", b"09", b"13", b"17"]
+
+
+@pytest.mark.spec("IMAGE-4")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_larger_than_files_may_be_is_told(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "f").write_bytes(random.Random(1).randbytes(2 << 20))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(Unsupported, match=r"i\.sqfs is larger") as told:
+            pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE._replace(workers=workers))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert told.value.code == "too-large"
+    assert os.listdir(tmp_path) == ["tree"]
 
 
 class _Owned(FolderOrigin):

@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from dls.fuse.layers import open_stack
+from dls.fuse.image import Image
+from dls.fuse.index import FOOTER
+from dls.fuse.layers import absolute, open_stack
 from dls.fuse.tree import Tree
 from dls.fuse.views import Views
 from dls.logistics.entry import FILE
@@ -81,21 +83,31 @@ class Files:
     """The tree in an image."""
 
     def __init__(self, url: str, **options: Any) -> None:
-        self.url, self._options = url, options
+        self.url, self._options = absolute(url), options  # another process may stand in another folder
         self._image: Tree | None = None
         self._views: Views | None = None
         self._owner = 0
+        self._made: tuple[bytes, ...] = ()
+        """Which image was opened first: whoever opens it again shall see that one."""
 
     @property
     def image(self) -> Tree:
         """The image, opened by this process."""
         if self._image is None or self._owner != os.getpid():
-            self._image, self._owner = open_stack(self.url, **self._options), os.getpid()
-            self._views = None
+            found = open_stack(self.url, **self._options)
+            made = _made(found)
+            if self._made not in ((), made):
+                found.close()
+                raise Conflict(
+                    f"{self.url} is another image than the one that was opened first",
+                    code="source-changed", store=self.url, remedy="open it again, in every process",
+                )  # fmt: skip
+            self._image, self._owner, self._made, self._views = found, os.getpid(), made, None
         return self._image
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "_options": self._options, "_image": None, "_views": None, "_owner": 0}
+        kept = {"url": self.url, "_options": self._options, "_made": self._made}
+        return {**kept, "_image": None, "_views": None, "_owner": 0}
 
     def listdir(self, path: str = "") -> list[str]:
         """The names in a folder."""
@@ -107,15 +119,16 @@ class Files:
         return FileStat(attr.mode, attr.size, attr.mtime_ns, attr.uid, attr.gid, attr.nlink)
 
     def read(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The bytes `start … stop-1` of a file."""
-        return self.image.read(self._file(path), start, stop)
+        """The bytes `start … stop-1` of a file; what is negative counts from its end."""
+        attr = self._file(path)
+        return self.image.read(attr, *_span(attr, start, stop))
 
     def view(self, path: str, start: int = 0, stop: int | None = None) -> memoryview:
         """The same, without a copy where they are stored as they are in a file of this machine (`dls.fuse.views`)."""
         image, attr = self.image, self._file(path)
         if self._views is None:
             self._views = Views(image)
-        stop = attr.size if stop is None else stop
+        start, stop = _span(attr, start, stop)
         found = self._views.view(attr, start, stop)
         return memoryview(image.read(attr, start, stop)) if found is None else found
 
@@ -141,7 +154,7 @@ class Files:
 
     def close(self) -> None:
         """Let go of the image."""
-        image, self._image, self._views = self._image, None, None
+        image, self._image, self._views, self._made = self._image, None, None, ()
         if image is not None:
             image.close()
 
@@ -152,6 +165,19 @@ class Files:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _span(attr: Attr, start: int, stop: int | None) -> tuple[int, int]:
+    """Where a stretch of a file begins and ends, as slices have it."""
+    first, last, _ = slice(start, stop).indices(attr.size)
+    return first, max(first, last)
+
+
+def _made(tree: Tree) -> tuple[bytes, ...]:
+    """Digests of the headers of all that an image of ours is made of; of what others wrote nothing is known."""
+    trees: Sequence[Tree] = getattr(tree, "trees", [tree])  # most images are no layers, and open sooner without those
+    ends = [one.index.data[-FOOTER.size :] for one in trees if type(one) is Image]
+    return tuple(FOOTER.unpack(end)[4] for end in ends)
 
 
 class _Paths(Sequence[bytes]):

@@ -5,6 +5,7 @@ Each step is taken in the order of the jobs, so what is decided hangs on the tre
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 from array import array
@@ -233,6 +234,8 @@ class Road:
             for verb, number, found in heard(self._hands):
                 if verb == "error":
                     raise untold(found)
+                if verb == "failed":
+                    raise OSError(found, os.strerror(found))
                 self._take(verb, self._under_way[number], found)
 
     def _take(self, verb: str, job: _Job, found: Any) -> None:

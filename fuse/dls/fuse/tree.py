@@ -141,8 +141,8 @@ class Tree(ABC):
 
     def verify(self, *, every: int = 1) -> Iterator[tuple[Entry, DlsError | None]]:
         """Read every file (or each `every`th) and compare it with the manifest."""
-        for number, entry in enumerate(self.manifest):
-            if entry.kind == FILE and number % every == 0:
+        for number, entry in enumerate(entry for entry in self.manifest if entry.kind == FILE):
+            if number % every == 0:
                 yield entry, self._wrong(entry)
 
     def _wrong(self, entry: Entry) -> DlsError | None:

@@ -7,6 +7,7 @@ stored sizes, `write` puts it where it was told to lie.  So bytes never pass thr
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import pickle
@@ -24,7 +25,6 @@ from dls.fuse.reading import File, Reader, opened
 from dls.logistics import digest as digests
 from dls.logistics.errors import KINDS, Corrupt, DlsError
 from dls.logistics.stores.posix_calls import write_soon
-from dls.logistics.stores.posix_errors import ours
 
 _VECTOR: Final = 64
 """Blocks that are written and read back at once: what is compared is still in the processor's cache."""
@@ -153,6 +153,6 @@ def main() -> None:
             except DlsError as error:
                 pipe.send(("error", job, told(error)))
             except OSError as exc:
-                pipe.send(("error", job, told(ours(exc, "the image", b""))))
+                pipe.send(("failed", job, exc.errno or errno.EIO))  # who decides knows the image's name
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         pass  # the one who decides is gone: nothing of this is published

@@ -16,6 +16,7 @@ _ROWS: dict[int, tuple[type[DlsError], str, str, str]] = {
     errno.EROFS: (Denied, "read-only", "{0} is on a read-only file system", "choose another target"),
     errno.ENOSPC: (Unavailable, "disk-full", "no space left for {0}", "free space there and run the same again"),
     errno.EDQUOT: (Unavailable, "disk-full", "the quota leaves no space for {0}", "free space, then run it again"),
+    errno.EFBIG: (Unsupported, "too-large", "{0} is larger than files may be there", "see `ulimit -f`, and the disk"),
     errno.EEXIST: (Exists, "key-exists", "{0} exists already", "choose another name"),
     errno.ENOTEMPTY: (Conflict, "folder-not-empty", "the folder {0} is not empty", "empty it first"),
     errno.ENOTDIR: (NotFound, "no-such-key", "there is no {0}: a part of it is a file", "check the name"),
