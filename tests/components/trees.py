@@ -28,8 +28,9 @@ NASTY = (
 )
 
 
-def nasty(root: Path, *, special: bool = True) -> None:
-    """Odd names, every kind, all sizes around borders, holes, hard links, attributes, modes, times."""
+def nasty(root: Path, *, special: bool = True, large: int = 17) -> None:
+    """Odd names, every kind, all sizes around borders, holes, hard links, attributes, modes, times; a file of `large`
+    MiB and a bit: the usual one has a second block of digests."""
     rng = random.Random(11)
     top = os.fsencode(root)
     os.makedirs(top + b"/names", exist_ok=True)
@@ -56,7 +57,7 @@ def nasty(root: Path, *, special: bool = True) -> None:
     ):
         _file(top + b"/sizes/random-%d" % size, rng.randbytes(size))
         _file(top + b"/sizes/text-%d" % size, (b"words and words again " * (size // 22 + 1))[:size])
-    _file(top + b"/sizes/large", rng.randbytes(1 << 20) * 17 + b"end")
+    _file(top + b"/sizes/large", rng.randbytes(1 << 20) * large + b"end")
     with open(top + b"/sizes/hole", "wb") as hole:
         hole.write(b"begin")
         hole.seek(1 << 20)

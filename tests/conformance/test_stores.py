@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import stat
 import tempfile
 import time
@@ -258,18 +257,20 @@ class TestPosix(StoreContract):
 
     def test_a_tree_that_is_locked_is_opened_and_removed(self, store: Store) -> None:
         store.write(b"d/a", [b"x"])
-        real, calls = shutil.rmtree, list[int]()
+        real, modes = os.open, list[int]()
 
-        def once(path: bytes) -> None:
-            calls.append(os.stat(path).st_mode & 0o777)
-            if len(calls) == 1:
-                os.chmod(path, 0o500)
-                raise PermissionError(errno.EACCES, "planted")
-            real(path)
+        def once(path: bytes, *words: int, **where: int) -> int:
+            if path == b"d":
+                if not modes:
+                    os.chmod(self._path(b"d"), 0o500)
+                modes.append(os.stat(self._path(b"d")).st_mode & 0o777)
+                if len(modes) == 1:
+                    raise PermissionError(errno.EACCES, "planted")
+            return real(path, *words, **where)
 
-        with mock.patch.object(shutil, "rmtree", once):
+        with mock.patch.object(os, "open", once):
             store.wipe()
-        assert (len(calls), calls[1]) == (2, 0o700)
+        assert modes == [0o500, 0o700]
         assert not store.exists()
 
     def test_a_file_is_nothing_to_make(self, store: Store) -> None:

@@ -34,18 +34,26 @@ from dls.logistics.errors import Corrupt, DlsError, Invalid, Unavailable, Unsupp
 from dls.logistics.stores.memory import MemoryStore
 
 TIME = 1_500_000_000
+LARGE = 6
+"""MiB: more than the blocks that old file systems name in one block of numbers (4 MiB), and than `small_zips` keeps."""
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("foreign") / "tree"
-    trees.nasty(root)
+    trees.nasty(root, large=LARGE)
     os.setxattr(root / "a-b", "user.one", b"\xff\0value")
     os.setxattr(root / "a-b", "user.two", b"x" * 300)
     os.setxattr(root / "a", "user.folder", b"of a folder")
     os.utime(root / "a" / "x", ns=(TIME * 10**9 + 123456789,) * 2)
     os.utime(root / "a.b", ns=(TIME * 10**9 + 5,) * 2)
     return root
+
+
+@pytest.fixture(autouse=True)
+def small_zips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest file is over the size of which zips are kept whole, as in life."""
+    monkeypatch.setattr(zip_module, "_WHOLE", 4 << 20)
 
 
 @pytest.fixture

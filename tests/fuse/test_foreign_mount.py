@@ -25,7 +25,7 @@ FIELDS = "%y %m %U %G %T@ %n %s %p -> %l"
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("mounted") / "tree"
-    trees.nasty(root)
+    trees.nasty(root, large=6)
     os.setxattr(root / "a-b", "user.one", b"\xff\0value")
     return root
 

@@ -95,6 +95,7 @@ def listed(tree: Tree, folder: int, size: int = 700) -> list[bytes]:
 
 
 @pytest.mark.spec("LAYER-1", "LAYER-2", "LAYER-5", "LAYER-8", "LAYER-9")
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(steps=st.lists(some, min_size=2, max_size=4))
 def test_layers_of_any_edits(steps: list[list[Edit]], tmp_path_factory: pytest.TempPathFactory) -> None:

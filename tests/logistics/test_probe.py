@@ -111,6 +111,7 @@ def many(count: int) -> Iterator[Entry]:
 
 
 @pytest.mark.spec("LOOK-2")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_tree() -> None:
     tracemalloc.start()
     try:

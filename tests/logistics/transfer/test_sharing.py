@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -85,7 +86,19 @@ class Together(Small):
 
 def _children() -> list[psutil.Process]:
     """Our helpers: whoever tests beside us may have other processes."""
-    return [one for one in psutil.Process().children() if _is_helper(one)]
+    return [one for one in _born_of(os.getpid()) if _is_helper(one)]
+
+
+def _born_of(pid: int) -> list[psutil.Process]:
+    """As psutil tells it, which looks at every process of the machine, and here is asked all the time."""
+    tasks = list(Path(f"/proc/{pid}/task").glob("*/children"))
+    if not tasks:  # a kernel that does not tell, or it has ended
+        return psutil.Process(pid).children()
+    found = list[psutil.Process]()
+    for task in tasks:
+        with suppress(FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
+            found += [psutil.Process(int(word)) for word in task.read_text().split()]
+    return found
 
 
 def _is_helper(process: psutil.Process) -> bool:
@@ -338,7 +351,7 @@ def test_killed_with_its_helpers_and_run_again(many: PosixStore, tmp_path: Path)
     for _ in range(8):
         run = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         until = time.monotonic() + 20
-        while len(helpers := psutil.Process(run.pid).children()) < 2 and run.poll() is None:  # two, or it is over
+        while len(helpers := _born_of(run.pid)) < 2 and run.poll() is None:  # two, or it is over
             assert time.monotonic() < until
             time.sleep(0.001)
         time.sleep(rng.random() * 0.15)
