@@ -796,3 +796,42 @@ def test_files_much_alike_are_compressed_as_one(tmp_path: Path) -> None:
         assert not any(found.index.blocks[i][1] & PARTS for i in range(found.index.blocks.count))
         assert sum(found.index.blocks[i][1] for i in range(found.index.blocks.count)) < len(words) * 30
         assert found.read(found.find(b"0123")) == words + b"123"
+
+
+_CUT_SHORT = """
+import os, sys
+from dls.fuse.image import open_image
+from dls.logistics.errors import Conflict
+image = open_image(sys.argv[1])
+small, large = image.find(b"d/0000"), image.find(b"large")
+ways = {
+    "find": lambda: image.find(b"d/2999"),
+    "walk": lambda: list(image.walk()),
+    "small": lambda: image.read(small),
+    "large": lambda: image.read(large, 1 << 20, 3 << 20),
+    "manifest": lambda: list(image.manifest),
+    "loaded": lambda seen=image.manifest: list(seen),
+}
+os.truncate(sys.argv[1], 0)
+for name, way in ways.items():
+    try:
+        way()
+    except Conflict as told:
+        print(name, told.code)
+"""
+
+
+@pytest.mark.spec("IMAGE-9")
+def test_an_image_cut_short_while_it_is_open_is_told(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "d").mkdir(parents=True)
+    for number in range(3000):
+        (tmp_path / "tree" / "d" / f"{number:04d}").write_bytes(b"%d" % number * 100)
+    (tmp_path / "tree" / "large").write_bytes(random.Random(1).randbytes(4 << 20))
+    pack(str(tmp_path / "tree"), str(tmp_path / "i.sqfs"), HERE)
+    found = subprocess.run(
+        [sys.executable, "-c", _CUT_SHORT, str(tmp_path / "i.sqfs")], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found
+    assert found.stdout.splitlines() == [
+        f"{way} source-changed" for way in ("find", "walk", "small", "large", "manifest", "loaded")
+    ]

@@ -27,6 +27,7 @@ from dls.fuse.squashfs import SUPER
 from dls.logistics import digest as digests
 from dls.logistics.errors import Corrupt, Invalid
 from dls.logistics.manifest import Manifest
+from dls.logistics.segment import Segment
 
 _BLOCKS_KEPT: Final = 64
 _AHEAD: Final = 256 << 20
@@ -48,6 +49,7 @@ class Image(Named):
 
     def stored(self, number: int, plain: int) -> bytes:
         """The content of block `number`, `plain` bytes or fewer; not kept."""
+        self.source.same()
         at, size, check = self.index.blocks[number]
         raw, size = size & RAW, size & BYTES
         if not size:
@@ -71,6 +73,7 @@ class Image(Named):
 
     def _part(self, number: int, check: int, inside: int, size: int) -> bytes | None:
         """The content of a small file that is a part of a block; None where that has no parts."""
+        self.source.same()
         at, stored, _ = self.index.blocks[number]
         if not stored & PARTS:
             return None
@@ -163,9 +166,15 @@ class Image(Named):
     @cached_property
     def manifest(self) -> Manifest:
         """What the image holds; its content is that of the tree it was made from."""
+        self.source.same()
         refs = self.index.refs()
         numbers = {ref.digest: i for i, ref in enumerate(refs)}
-        return Manifest(refs, lambda digest: self.index.segment(numbers[digest], refs[numbers[digest]]))
+
+        def load(digest: bytes) -> Segment:
+            self.source.same()
+            return self.index.segment(numbers[digest], refs[numbers[digest]])
+
+        return Manifest(refs, load)
 
     def close(self) -> None:
         """Let go of the file.  Idempotent."""

@@ -72,8 +72,8 @@ class Named(Tree):
         found = self._frames.get(number)
         if found is not None:
             return found
+        self.source.same()  # an image that is overwritten in place is told before old and new names mix
         at, stored, check = self.index.frames[number]
-        self.source.at(0, 0)  # an image that is overwritten in place is told before old and new names mix
         data = self._frame_data[at : at + stored]
         if len(data) != stored or sum_of(data) != check:
             raise damaged(f"frame {number} of its names")
@@ -116,6 +116,7 @@ class Named(Tree):
     def _position(self, folder: int, name: bytes) -> int:
         """Where the record of a name in a folder is, -1 where there is none."""
         ino, start, stop = self._spans.get(folder) or self._span(folder)
+        self.source.same()
         hashed = crc32(name, ino) * SPREAD & WIDE
         mark, word, mask = hashed >> 40, self._word, self._mask
         at, want = hashed >> 20 & mask, len(name)
@@ -284,6 +285,7 @@ class Named(Tree):
         """The extended attributes of a node."""
         if attr.xattrs < 0:
             return {}
+        self.source.same()
         at, size, check = self.index.xattrs[attr.xattrs]
         data = bytes(self.index.section("xattr data")[at : at + size])
         if len(data) != size or sum_of(data) != check:

@@ -57,12 +57,14 @@ class _StoredFiles:
         self.store, self.name, self.size = store, store.url, size
 
     def at(self, offset: int, size: int) -> bytes:
-        """There is no such file: nothing, for whoever asks whether it changed."""
-        assert not size, "files that lie one by one have no offsets in common"
-        return b""
+        """There is no such file."""
+        raise AssertionError("files that lie one by one have no offsets in common")
 
     again = at
     far = True  # as far as is known; then each read is asked for beside the others
+
+    def same(self) -> None:
+        """Nothing: the index is in a file of our own."""
 
     def ready(self, offset: int) -> bool:
         """Not asked."""

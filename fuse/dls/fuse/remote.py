@@ -159,6 +159,9 @@ class RemoteFile:
         whole = b"".join(parts)
         return whole[offset - first * PIECE : stop - first * PIECE]
 
+    def same(self) -> None:
+        """Nothing: the index is in a file of our own."""
+
     def ready(self, offset: int) -> bool:
         """Whether it is in memory."""
         return offset // PIECE in self._held

@@ -22,6 +22,10 @@ class Source(Protocol):
         """`size` bytes from `offset`, fewer at the end."""
         ...
 
+    def same(self) -> None:
+        """Conflict where what is mapped of it may be gone: who reads memory of a file cut short meanwhile is killed."""
+        ...
+
     def ready(self, offset: int) -> bool:
         """Whether `at` gives what begins there without waiting, as far as is known."""
         ...
@@ -68,6 +72,14 @@ class LocalFile:
             data = os.pread(self.fd, size, offset)
             while 0 < len(data) < size and (more := os.pread(self.fd, size - len(data), offset + len(data))):
                 data += more
+        except OSError as exc:
+            raise ours(exc, self.name) from exc
+        self.same()
+        return data
+
+    def same(self) -> None:
+        """Conflict where somebody wrote into the file since it was opened."""
+        try:
             info = os.fstat(self.fd)
         except OSError as exc:
             raise ours(exc, self.name) from exc
@@ -76,7 +88,6 @@ class LocalFile:
                 f"{self.name} was written to since it was opened",
                 code="source-changed", store=self.name, remedy="mount or open it again",
             )  # fmt: skip
-        return data
 
     def ready(self, offset: int) -> bool:
         """Whether the kernel has it."""

@@ -28,7 +28,7 @@ class Views:
         image, stop = self._image, min(stop, attr.size)
         if image is None or start >= stop:
             return None
-        image.source.at(0, 0)  # told if it was written to
+        image.source.same()  # told if it was written to
         whole = self._mapped(image)
         block, own = image.block, attr.size if attr.b == NO_TAIL else attr.size // image.block * image.block
         if start >= own:
