@@ -25,10 +25,10 @@ setup: ## install system packages and .venv, only what is missing
 demo: setup ## the road on real data, narrated, under two minutes
 	@$(PY) tests/demo/demo.py
 
-test: check ## everything: check, then real servers, a sample of faults, slow tests: ten minutes on two cores
+test: check ## everything: check, then real servers, a sample of faults, slow tests: a quarter of an hour on two cores
 	$(PY) -m pytest $(BESIDE) -m "service or fault or slow"
 
-check: setup ## format, lint, types, import contract, unit tests: three minutes on two cores
+check: setup ## format, lint, types, import contract, unit tests: five minutes on two cores
 	$(PY) -m ruff format --check $(SOURCES)
 	$(PY) -m ruff check $(SOURCES)
 	$(PY) -m mypy

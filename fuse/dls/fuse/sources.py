@@ -78,7 +78,9 @@ class LocalFile:
         return data
 
     def same(self) -> None:
-        """Conflict where somebody wrote into the file since it was opened."""
+        """Conflict where somebody wrote into the file since it was opened; once it is closed nobody can tell."""
+        if self.fd < 0:
+            return  # a manifest may be looked through that was taken of it before
         try:
             info = os.fstat(self.fd)
         except OSError as exc:
