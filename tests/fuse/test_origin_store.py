@@ -61,6 +61,23 @@ def test_a_folder_as_a_store_gives_its_manifest(tree: Path, tmp_path: Path) -> N
         assert image.find(b"links/hard").nlink == 2
 
 
+@pytest.mark.spec("ISTORE-5", "IMAGE-6")
+def test_hard_links_whose_names_begin_alike_stay_apart(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "d").mkdir(parents=True)
+    for name in ("d/one", "d/other", "x"):
+        (tmp_path / "tree" / name).write_bytes(b"content of " + name.encode())
+        os.link(tmp_path / "tree" / name, tmp_path / "tree" / f"{name}-again")
+    store = PosixStore(tmp_path / "tree")
+    manifest = hashed(store)
+    assert packed(store, manifest, tmp_path / "i.sqfs").manifest.digest == manifest.digest
+    with open_image(str(tmp_path / "i.sqfs")) as image:
+        for name in (b"d/one", b"d/other", b"x"):
+            one, again = image.find(name), image.find(name + b"-again")
+            assert one == again
+            assert one.nlink == 2
+            assert image.read(again) == b"content of " + name
+
+
 @pytest.mark.spec("ISTORE-5")
 def test_the_same_manifest_gives_the_same_bytes_from_any_store(tree: Path, tmp_path: Path) -> None:
     folder, memory = PosixStore(tree), MemoryStore(f"origin-{next(_PLACES)}")

@@ -59,16 +59,17 @@ class StoreOrigin:
             else:
                 yield self._item(entry, names)
 
-    def _looked(self) -> tuple[dict[bytes, int], dict[bytes, bool]]:
-        """What has to be known beforehand: first name of each hard-link group → how many names it has; folder with an
-        entry of its own → whether anything is inside."""
-        names: dict[bytes, int] = {}
+    def _looked(self) -> tuple[dict[bytes, tuple[int, int]], dict[bytes, bool]]:
+        """What has to be known beforehand: first name of each hard-link group → its number, and how many names it has;
+        folder with an entry of its own → whether anything is inside."""
+        names: dict[bytes, tuple[int, int]] = {}
         own: dict[bytes, bool] = {}
         above: list[bytes] = [b""]
         for segment in self._manifest.segments():
             for i, first in segment.targets.items():
                 if segment.kinds[i] == FILE:
-                    names[first] = names.get(first, 1) + 1
+                    number, many = names.get(first, (len(names), 1))
+                    names[first] = number, many + 1
             for path, kind in zip(segment.paths, segment.kinds, strict=True):
                 for folder in _fresh(path, above):
                     if folder in own:
@@ -78,15 +79,14 @@ class StoreOrigin:
         return names, own
 
     @staticmethod
-    def _item(entry: Entry, names: dict[bytes, int]) -> Item:
+    def _item(entry: Entry, names: dict[bytes, tuple[int, int]]) -> Item:
         mode = _TYPES[entry.kind] | (_MODES[entry.kind] if entry.mode == NO_MODE else entry.mode)
         mtime = 0 if entry.mtime_ns == NO_TIME else entry.mtime_ns
         if entry.kind == LINK:
             return Item(entry.path, mode, 0, 0, mtime, len(entry.target), text=entry.target)
-        first = entry.target or entry.path
-        count = names.get(first, 1)
-        group: Any = first if count > 1 else None
-        return Item(entry.path, mode, 0, 0, mtime, entry.size, group, nlink=count)
+        number, many = names.get(entry.target or entry.path, (0, 1))
+        group = (0, number) if many > 1 else None
+        return Item(entry.path, mode, 0, 0, mtime, entry.size, group, nlink=many)
 
     def links(self) -> Iterable[tuple[int, int]]:
         """As the manifest says."""
