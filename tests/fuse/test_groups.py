@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dls.fuse.groups import Counts, Group, Groups, Kept
+from dls.fuse.groups import Groups, Kept, Tally
 from dls.fuse.image import open_image
 from dls.fuse.pack import asked, pack
-from dls.fuse.source import Item
+from dls.fuse.source import Group, Item
 from dls.fuse.spool import Spool
 
 
@@ -41,7 +41,7 @@ _rows = st.tuples(st.binary(max_size=40), st.tuples(st.integers(), st.integers()
 
 @given(st.dictionaries(st.integers(0, 300), _rows))
 def test_rows_and_counts_come_back(rows: dict[int, tuple[bytes, tuple[int, int]]]) -> None:
-    kept, counts = Kept(_spool()), Counts()
+    kept, counts = Kept(_spool()), Tally()
     for number, row in rows.items():
         kept.put(number, row)
         counts[number] += number % 3
@@ -55,7 +55,7 @@ def test_a_group_takes_few_bytes() -> None:
     many = 60_000
     tracemalloc.start()
     try:
-        groups, counts, kept = Groups(_spool), Counts(), Kept(_spool())
+        groups, counts, kept = Groups(_spool), Tally(), Kept(_spool())
         for inode in range(many):
             number = groups.number((2049, inode << 20))
             counts[number] += 1

@@ -19,7 +19,7 @@ from dls.fuse.hashing import Hashing
 from dls.fuse.origin import Origin
 from dls.fuse.pairs import Theirs, joined
 from dls.fuse.reading import File
-from dls.fuse.source import Item
+from dls.fuse.source import Group, Item
 from dls.fuse.spool import Spool
 from dls.logistics.transfer.progress import Progress
 
@@ -27,9 +27,6 @@ BATCH_FILES: Final = 512
 BATCH_BYTES: Final = 4 << 20
 _EVENTS: Final = 4096
 _ROW = struct.Struct("<QI")
-
-Group = Any
-"""What all names of one inode share."""
 
 
 @dataclass(slots=True)

@@ -13,12 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from dls.fuse.seen import Seen
-from dls.fuse.source import Item
+from dls.fuse.source import Group, Item
 from dls.fuse.spool import Row, Spool
 from dls.logistics import digest as digests
 
-Group = tuple[int, int]
-"""Of an item: same for all names of one inode."""
 _KEY: Final = struct.Struct("<QQ")
 _WIDE: Final = (1 << 64) - 1
 
@@ -41,7 +39,7 @@ class Groups:
         return item._replace(group=(0, self.number(item.group))) if item.group is not None else item
 
 
-class Counts:
+class Tally:
     """A count for each number, 0 where nothing was counted."""
 
     __slots__ = ("_rows",)
@@ -68,7 +66,7 @@ class Kept:
     __slots__ = ("_at", "_sizes", "_spool")
 
     def __init__(self, spool: Spool) -> None:
-        self._spool, self._at, self._sizes = spool, array("Q"), Counts()
+        self._spool, self._at, self._sizes = spool, array("Q"), Tally()
 
     def put(self, number: int, row: Row) -> None:
         """Keep a row of numbers, bytes and tuples; once for each number."""

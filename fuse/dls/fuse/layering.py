@@ -11,7 +11,7 @@ import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dls.fuse.compare import Counts, Differences
 from dls.fuse.image import Image
@@ -21,7 +21,7 @@ from dls.fuse.origin import FolderOrigin, Origin, TreeOrigin
 from dls.fuse.pack import Options, Result, pack, refuse_taken
 from dls.fuse.pairs import with_digests
 from dls.fuse.reading import Description, File, Reader, opened
-from dls.fuse.source import Attributes, Item
+from dls.fuse.source import Attributes, Group, Item
 from dls.fuse.spool import Spool
 from dls.fuse.tree import Tree
 from dls.fuse.union import Union
@@ -64,7 +64,7 @@ class LayerOrigin:
         """What differs, in order."""
         return self._found.items()
 
-    def links(self) -> Iterable[tuple[int, int]]:
+    def links(self) -> Iterable[Group]:
         """As the items say; names outside of the source are found while it is packed."""
         return ()
 
@@ -151,7 +151,7 @@ def _compared(
     keeps = _keeps(edits) if edits.add or edits.delete else lambda item: False
     where = origin.name if origin is not None else tree.name
     reader: Origin = origin if origin is not None else TreeOrigin(tree, (_STACK, (tree.name,)))
-    whole = frozenset[Any]()
+    whole = frozenset[Group]()
     while True:
         found = Differences(lambda: Spool(folder), whole)
         entries = tree.entries() if isinstance(tree, Union) else tree.manifest

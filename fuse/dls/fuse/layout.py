@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from dls.fuse import records, squashfs
 from dls.fuse.blocks import Form
 from dls.fuse.codec import sum_of
-from dls.fuse.groups import Counts, Kept
+from dls.fuse.groups import Kept, Tally
 from dls.fuse.index import EXTENT, Names, frame_packer
 from dls.fuse.source import Item
 from dls.fuse.spool import Row, Rows, Spool
@@ -83,9 +83,9 @@ class Layout:
         self._pending: dict[bytes, _Folder] = {}
         self._groups = Kept(spools())
         """Of an inode with several names: block and offset, number and type; its record; its first name."""
-        self.found = Counts()
+        self.found = Tally()
         """How many names of each group were met."""
-        self._count, self._nlinks = count, Counts()
+        self._count, self._nlinks = count, Tally()
         self._number = 0
         self.kinds = {"files": 0, "folders": 0, "links": 0, "others": 0}
         self.root: tuple[int, int, int] = (0, 0, 0)

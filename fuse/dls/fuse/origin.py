@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from dls.fuse.reading import STEP, Description, File, FolderReader, opened
-from dls.fuse.source import Attributes, Item, changed, links, walk
+from dls.fuse.source import Attributes, Group, Item, changed, links, walk
 from dls.fuse.tree import Tree
 
 
@@ -23,7 +23,7 @@ class Origin(Protocol):
         """Everything in the order of manifests, folders before what is in them, the root (b'') first."""
         ...
 
-    def links(self) -> Iterable[tuple[int, int]]:
+    def links(self) -> Iterable[Group]:
         """The `Item.group` of each name whose inode has several; nothing: they are as many as `Item.nlink` says."""
         ...
 
@@ -42,7 +42,7 @@ class FolderOrigin:
         """As they lie there."""
         return walk(self._root, keep)
 
-    def links(self) -> Iterable[tuple[int, int]]:
+    def links(self) -> Iterable[Group]:
         """To be counted: of a folder, some names may lie elsewhere."""
         return links(self._root)
 
@@ -61,7 +61,7 @@ class TreeOrigin:
         """As the tree has them, with all attributes that it has."""
         return self._tree.items()
 
-    def links(self) -> Iterable[tuple[int, int]]:
+    def links(self) -> Iterable[Group]:
         """As the tree says."""
         return ()
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from dls.fuse.reading import STEP, Description, File, opened
-from dls.fuse.source import Attributes, Item, changed
+from dls.fuse.source import Attributes, Group, Item, changed
 from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry
 from dls.logistics.manifest import Manifest
 from dls.logistics.store import SMALL, Store, Want
@@ -88,7 +88,7 @@ class StoreOrigin:
         group = (0, number) if many > 1 else None
         return Item(entry.path, mode, 0, 0, mtime, entry.size, group, nlink=many)
 
-    def links(self) -> Iterable[tuple[int, int]]:
+    def links(self) -> Iterable[Group]:
         """As the manifest says."""
         return ()
 

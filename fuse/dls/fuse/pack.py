@@ -20,14 +20,14 @@ from typing import Final, NamedTuple
 from dls.fuse import leftovers
 from dls.fuse.blocks import AS_IT_IS, EROFS, SQUASHFS, Form
 from dls.fuse.codec import LEVEL, sum_of
-from dls.fuse.groups import Counts, Group, Groups
+from dls.fuse.groups import Groups, Tally
 from dls.fuse.image import open_image
 from dls.fuse.index import EXTENT, PAGE, Header, Index, Out, mapped
 from dls.fuse.layout import Layout
 from dls.fuse.origin import FolderOrigin, Origin
 from dls.fuse.records import FRAME
 from dls.fuse.road import Road, hands_for
-from dls.fuse.source import Attributes, Item, all_attributes, no_attributes, user_attributes
+from dls.fuse.source import Attributes, Group, Item, all_attributes, no_attributes, user_attributes
 from dls.fuse.spool import Spool
 from dls.fuse.squashfs import SUPER
 from dls.logistics import digest as digests
@@ -177,16 +177,16 @@ class _Counts:
 
     def __init__(self, met: Callable[[], Iterable[Group]], spools: Callable[[], Spool]) -> None:
         self._met, self._groups = met, Groups(spools)
-        self._found: Counts | None = None
+        self._found: Tally | None = None
 
-    def known(self, found: Counts) -> None:
+    def known(self, found: Tally) -> None:
         """So many they are, whatever was counted."""
         for number, count in found.items():
             self._counted()[number] = count
 
-    def _counted(self) -> Counts:
+    def _counted(self) -> Tally:
         if self._found is None:
-            self._found = found = Counts()
+            self._found = found = Tally()
             for group in self._met():
                 found[self._groups.number(group)] += 1
         return self._found

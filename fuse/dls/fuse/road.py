@@ -18,7 +18,7 @@ from typing import Any, Final
 from dls.fuse import records, squashfs
 from dls.fuse.blocks import ROW, Form, Packed
 from dls.fuse.codec import BYTES, PARTS
-from dls.fuse.groups import Counts, Kept
+from dls.fuse.groups import Kept, Tally
 from dls.fuse.hands import Hand, Inline, Process, heard
 from dls.fuse.index import EXTENT
 from dls.fuse.layout import NOWHERE, Layout, Place
@@ -135,7 +135,7 @@ class Road:
         """Where the next block goes."""
         self.count = 0
         """Blocks so far."""
-        self._met, self._group_entries = Counts(), Kept(spools())
+        self._met, self._group_entries = Tally(), Kept(spools())
         """Of groups by number: whether one was cut already; digest and blocks, once it is done."""
         self._large_sizes: set[int] = set()
         self._large: dict[bytes, tuple[Place, bytes]] = {}

@@ -19,6 +19,10 @@ from dls.logistics.stores.posix_errors import ours
 NO_XATTRS: Final[tuple[tuple[bytes, bytes], ...]] = ()
 
 
+Group = tuple[int, int]
+"""Same for all names of one inode, and for no other's: by what it is known at the source, device and number mostly."""
+
+
 class Item(NamedTuple):
     """One name to pack."""
 
@@ -30,8 +34,8 @@ class Item(NamedTuple):
     mtime_ns: int
     size: int = 0
     """Bytes of a file; of a link's text."""
-    group: tuple[int, int] | None = None
-    """Same for all names of one inode, None where it has one name only; what lays out an image wants (0, number)."""
+    group: Group | None = None
+    """None where the inode has one name only; what lays out an image wants (0, number)."""
     device: int = 0
     """Of a device: as in `st_rdev`."""
     text: bytes = b""
@@ -115,7 +119,7 @@ def walk(root: bytes, keep: Attributes = no_attributes) -> Iterator[Item]:
     return ordered(top, lambda above: _scan(root + b"/" + above, above, where, keep))
 
 
-def links(root: bytes) -> Iterator[tuple[int, int]]:
+def links(root: bytes) -> Iterator[Group]:
     """The `Item.group` of each name in this folder whose inode has several names."""
     todo = [root]
     while todo:

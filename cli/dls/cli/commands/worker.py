@@ -56,7 +56,5 @@ def worker(front: Front, once: bool, lease: float, grace: float) -> None:
             front.close()
             front.out.tell("note", {"text": "begins anew: the last run was taken from this worker, or hangs"})
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
-        signal.pthread_sigmask(
-            signal.SIG_UNBLOCK, _ENDS
-        )  # told to end meanwhile: a second signal still ends it at once
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)  # told to end meanwhile: a second signal ends it at once
     front.out.result({"action": "worker", "slot": work.slot.name}, work.slot.name, ("no more work",))

@@ -187,6 +187,7 @@ def _mend(context: Context, wanted: Wish, replica: Replica) -> str:
 
 def _damaged(replica: Replica, proof: Proof, mend: str) -> Corrupt:
     both = [*proof.corrupt.shown, *proof.missing.shown]
+    first = "" if mend.startswith("dls stage-in ") else "remove what is wrong there, then "
     words = []
     if proof.corrupt.count:
         words.append(f"{proof.corrupt.count} files hold other bytes")
@@ -199,5 +200,5 @@ def _damaged(replica: Replica, proof: Proof, mend: str) -> Corrupt:
         store=replica.url,
         keys=[names.show(key) for key, _ in both[:20]],
         count=proof.corrupt.count + proof.missing.count,
-        remedy=f"they are marked; {'' if 'stage-in' in mend else 'remove what is wrong there, then '}{mend}",
+        remedy=f"they are marked; {first}{mend}",
     )
