@@ -129,13 +129,12 @@ def _entered(path: bytes, folder: int | None = None) -> int:
 
 def _emptied(fd: int) -> list[bytes]:
     """Remove what is in a folder, but for its folders: their names."""
-    folders = list[bytes]()
-    for name in map(os.fsencode, os.listdir(fd)):
-        if st.S_ISDIR(os.lstat(name, dir_fd=fd).st_mode):
-            folders.append(name)
-        else:
+    with os.scandir(fd) as found:  # most file systems say the kind with the name
+        inside = [(os.fsencode(one.name), one.is_dir(follow_symlinks=False)) for one in found]
+    for name, is_folder in inside:
+        if not is_folder:
             os.unlink(name, dir_fd=fd)
-    return folders
+    return [name for name, is_folder in inside if is_folder]
 
 
 def _moved(old: int, new: int) -> int:
