@@ -18,6 +18,7 @@ from typing import Final
 from dls.fuse import records
 from dls.fuse.blocks import INSIDE, INSIDE_AT, LARGEST_PART
 from dls.fuse.codec import BYTES, PART_HEAD, PARTS, RAW, sum_of
+from dls.fuse.fast import reader_of
 from dls.fuse.index import FOOTER, MAGIC, Index, damaged, mapped
 from dls.fuse.named import Named
 from dls.fuse.records import HEAD, LOW, NO_TAIL, Attr
@@ -45,7 +46,23 @@ class Image(Named):
         super().__init__(source, index)
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
 
+    # --------------------------------------------------------------------------------------------- names
+
+    def lookup(self, folder: int, name: bytes) -> bytes:
+        """The first HEAD bytes of the record of a name in a folder, b'' where there is none."""
+        if self.fast is not None and (found := self.fast.lookup(folder, name)) is not None:
+            return found
+        return super().lookup(folder, name)
+
     # --------------------------------------------------------------------------------------------- bytes
+
+    def read(self, attr: Attr, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes `start … stop-1` of a file."""
+        if self.fast is not None and start == 0 and (stop is None or stop >= attr.size):
+            found = self.fast.content(attr.node)
+            if found is not None:
+                return found
+        return super().read(attr, start, stop)
 
     def stored(self, number: int, plain: int) -> bytes:
         """The content of block `number`, `plain` bytes or fewer; not kept."""
@@ -178,6 +195,7 @@ class Image(Named):
 
     def close(self) -> None:
         """Let go of the file.  Idempotent."""
+        self.fast = None
         self._frames.clear()
         self._blocks.clear()
         self.__dict__.pop("manifest", None)  # it knows this image: without it, the mapping goes with the last user
@@ -191,7 +209,9 @@ def open_image(path: str) -> Image:
         size = index_size(source.at(max(0, source.size - FOOTER.size), FOOTER.size), source)
         if size <= _AHEAD:  # soon wanted, and quicker in one sweep than page by page
             os.posix_fadvise(source.fd, source.size - size, size, os.POSIX_FADV_WILLNEED)
-        return matched(source, Index(mapped(source.fd, source.size - size, size)))
+        image = matched(source, Index(mapped(source.fd, source.size - size, size)))
+        image.fast = reader_of(source, image.index, image.block, image.frame_bytes, image.root)
+        return image
     except BaseException:
         source.close()
         raise

@@ -28,7 +28,7 @@ from dls.fuse.mounts import DEAD, SUBTYPE, on_top, real, unmount_device
 from dls.fuse.mounts import Mounted as Mounted  # what else there is to say of mounts: looked for here
 from dls.fuse.mounts import mounted as mounted
 from dls.fuse.mounts import unmount as unmount
-from dls.fuse.server import READ_AHEAD, STATFS, Server
+from dls.fuse.server import READ_AHEAD, Server
 from dls.fuse.tree import Tree
 from dls.logistics.errors import Conflict, Denied, DlsError, Exists, Unavailable, Unsupported
 from dls.logistics.frozen import frozen
@@ -267,16 +267,10 @@ class _Keeper:
         fcntl.ioctl(clone, _CLONE, struct.pack("I", self._fd))
         os.close(self._fd)
         self._fd = clone
-        beats, at, now = self._beats, 8 * slot, time.monotonic
-        pack_into = struct.pack_into
-
-        def beat(opcode: int) -> None:
-            if opcode != STATFS:  # who asks whether a mount is there does not use it
-                pack_into("d", beats, at, now())
-
+        beats = (self._beats, 8 * slot) if self._options.idle_s else None
         with self._tree or self._opener() as tree:
-            server = Server(tree, clone, self._told, bell=self._bell, helps=self._bell >= 0 and slot > 0)
-            server.run(beat if self._options.idle_s else lambda opcode: None)
+            helps = self._bell >= 0 and slot > 0
+            Server(tree, clone, self._told, bell=self._bell, helps=helps, beats=beats).run()
 
     def _wait(self) -> None:
         """One child has ended, or it is time to look whether anybody is there."""

@@ -16,7 +16,7 @@ from zlib import crc32
 from dls.fuse import records
 from dls.fuse.codec import Unpacker, sum_of
 from dls.fuse.index import MARK_AT, Index, damaged
-from dls.fuse.records import FORMER_FRAME, HEAD, LOW, SPREAD, WIDE, Attr, length_of
+from dls.fuse.records import FORMER_FRAME, HEAD, LOW, MODE, SPREAD, WIDE, Attr, length_of
 from dls.fuse.sources import Source
 from dls.fuse.tree import Tree
 
@@ -47,7 +47,7 @@ class Named(Tree):
         size = header.image.get("frame", FORMER_FRAME)
         if not 0 < self.block <= 1 << 20 or not records.FIRST <= header.root < header.space or size not in _FRAMES:
             raise damaged("its header says what cannot be")
-        self._frame_size, self._in_frame, self._frame_bits = size, size - 1, size.bit_length() - 1
+        self.frame_bytes, self._in_frame, self._frame_bits = size, size - 1, size.bit_length() - 1
         self._frames_kept = max(2, _FRAMES_KEPT // size)
         self._borders: dict[int, list[int]] = {}
         self._spans: dict[int, tuple[int, int, int]] = {}
@@ -77,7 +77,7 @@ class Named(Tree):
         data = self._frame_data[at : at + stored]
         if len(data) != stored or sum_of(data) != check:
             raise damaged(f"frame {number} of its names")
-        plain = self._unpacker.one(data, self._frame_size)
+        plain = self._unpacker.one(data, self.frame_bytes)
         with self._lock:
             self._frames[number] = plain
             if len(self._frames) > self._frames_kept:
@@ -148,10 +148,8 @@ class Named(Tree):
         folder = self._above.get(above)
         if folder is None:
             folder = self._known(above)
-        if folder >= 0 and name:
-            position = self._position(folder, name)
-            if position >= 0:
-                return records.unpack(self.frame(position >> self._frame_bits), position & self._in_frame)
+        if folder >= 0 and name and (found := self.lookup(folder, name)):
+            return records.unpack(found)
         return super().find(path)  # which says what is wrong
 
     def _known(self, path: bytes) -> int:
@@ -161,10 +159,10 @@ class Named(Tree):
         todo = [name] if folder >= 0 else path.split(b"/")
         node = folder if folder >= 0 else self.root
         for name in todo:
-            position = self._position(node, name) if name else -1
-            if position < 0 or self.attr(position >> 3).mode >> 12 != 4:
+            found = self.lookup(node, name) if name else b""
+            if not found or int.from_bytes(found[MODE : MODE + 4], "little") >> 12 != 4:
                 return -1
-            node = position >> 3
+            node = int.from_bytes(found[:8], "little")
         if len(self._above) >= _SPANS_KEPT:
             self._above.clear()
             self._above[b""] = self.root

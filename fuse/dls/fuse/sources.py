@@ -56,14 +56,14 @@ class LocalFile:
                 f"{path} is no file, and so no image or archive",
                 code="not-an-image", store=path, remedy="name a file, or pack a folder: dls pack FOLDER IMAGE",
             )  # fmt: skip
-        self.size, self._time = info.st_size, info.st_mtime_ns
+        self.size, self.mtime_ns = info.st_size, info.st_mtime_ns
 
     @classmethod
     def over(cls, fd: int, name: str) -> LocalFile:
         """One that is open already, and is closed with it."""
         made = cls.__new__(cls)
         info = os.fstat(fd)
-        made.name, made.fd, made.size, made._time = name, fd, info.st_size, info.st_mtime_ns
+        made.name, made.fd, made.size, made.mtime_ns = name, fd, info.st_size, info.st_mtime_ns
         return made
 
     def at(self, offset: int, size: int) -> bytes:
@@ -85,7 +85,7 @@ class LocalFile:
             info = os.fstat(self.fd)
         except OSError as exc:
             raise ours(exc, self.name) from exc
-        if info.st_mtime_ns != self._time or info.st_size != self.size:
+        if info.st_mtime_ns != self.mtime_ns or info.st_size != self.size:
             raise Conflict(
                 f"{self.name} was written to since it was opened",
                 code="source-changed", store=self.name, remedy="mount or open it again",

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from dls.fuse import records
+from dls.fuse.fast import Reader
 from dls.fuse.records import Attr
 from dls.fuse.source import Item, Row, ordered
 from dls.logistics import digest as digests
@@ -39,6 +40,8 @@ class Tree(ABC):
     """Whether bytes come over a network: then `ready` is asked before each read."""
     notes: Sequence[str] = ()
     """What people should know of it: names that were left out, for instance."""
+    fast: Reader | None = None
+    """A compiled path for names and small files, where there is one."""
     forks: bool = False
     """Whether a child process may go on with what its parent opened."""
 
