@@ -49,6 +49,7 @@
 enum { LOOKUP = 1, FORGET = 2, GETATTR = 3, READ = 15, STATFS = 17, INTERRUPT = 36, BATCH_FORGET = 42 };
 #define FOR_EVER 1000000000ULL
 #define AWAKE_NS 50000 /* as server.AWAKE_S */
+#define FRESH_NS 50000
 #define BUSY 4
 enum { SURE = 8, MOST = 32, TRUE_GAIN = 2 }; /* as guess.py */
 
@@ -93,7 +94,7 @@ typedef struct {
     uint32_t ready_size;
     uint64_t ready_node, last;
     int trust, open, others, row, tired, handed;
-    int64_t until;
+    int64_t until, looked_ns;
     int away; /* a read of ours waits for a disk, and others may run meanwhile */
 } Reader;
 
@@ -122,12 +123,24 @@ static uint32_t sum_of(const uint8_t *data, size_t size) { return (uint32_t)XXH3
 
 /* ------------------------------------------------------------------------------------------------ the index */
 
-/* Whether the file is what was opened; whoever reads memory of a file that was cut short is killed. */
-static int same(const Reader *self) {
-    struct stat info;
-    return fstat(self->fd, &info) == 0 && info.st_size == self->file_size && info.st_mtim.tv_sec == self->mtime_s &&
-           info.st_mtim.tv_nsec == self->mtime_ns;
+static int64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
+
+/* Whether the file is what was opened; whoever reads memory of a file that was cut short is killed. */
+static int same(Reader *self) {
+    struct stat info;
+    if (fstat(self->fd, &info) || info.st_size != self->file_size || info.st_mtim.tv_sec != self->mtime_s ||
+        info.st_mtim.tv_nsec != self->mtime_ns)
+        return 0;
+    self->looked_ns = now_ns();
+    return 1;
+}
+
+/* The same, before what is mapped is touched: not more often than a file can be cut short between look and touch. */
+static int still(Reader *self) { return now_ns() - self->looked_ns < FRESH_NS || same(self); }
 
 /* Row i, NULL where it cannot be had. */
 static const uint8_t *row_of(Table *table, uint64_t i) {
@@ -201,7 +214,7 @@ static const uint8_t *record_of(Reader *self, uint64_t node, uint32_t *rest) {
 /* 1: there it is; 0: there is none; -1: ask Python. */
 static int lookup(Reader *self, uint64_t folder, const uint8_t *name, size_t size, const uint8_t **found) {
     uint32_t rest;
-    const uint8_t *record = same(self) ? record_of(self, folder, &rest) : NULL;
+    const uint8_t *record = still(self) ? record_of(self, folder, &rest) : NULL;
     if (!record)
         return -1;
     uint64_t start = (u64(record + 8) & LOW) << 3, bytes = u32(record + 32) | (uint64_t)u32(record + 36) << 32;
@@ -246,7 +259,7 @@ static uint8_t *fetched(Reader *self, uint64_t at, uint32_t size, uint64_t check
     return came == (ssize_t)size && same(self) && sum_of(room, size) == check ? room : NULL;
 }
 
-/* The content of a part into `out`, which has room for LARGEST_PART; whether it is `size` bytes. */
+/* The content of a part into `out`, `size` bytes; whether that is what it is. */
 static int part_of(Reader *self, uint8_t *out, const uint8_t *row, uint64_t check, uint32_t inside, uint32_t size, int patient) {
     uint32_t marks = u32(row + 8), length = (inside >> INSIDE_AT) + (marks & RAW ? 1 : 1 + PART_HEAD);
     if (u64(row) > (uint64_t)self->file_size)
@@ -277,7 +290,7 @@ static int part_of(Reader *self, uint8_t *out, const uint8_t *row, uint64_t chec
     return !ZSTD_isError(done) && done == size;
 }
 
-/* The content of a block into `out`, which has room for it, `most` bytes at most; how many, -1: ask Python. */
+/* The content of a block into `out`, which has room for `most` bytes; how many it has, -1: ask Python. */
 static int64_t block_of(Reader *self, uint8_t *out, uint64_t number, uint32_t most, int patient) {
     const uint8_t *row = row_of(&self->blocks, number);
     if (!row)
@@ -287,13 +300,13 @@ static int64_t block_of(Reader *self, uint8_t *out, uint64_t number, uint32_t mo
         memset(out, 0, most);
         return most;
     }
-    if (size > self->block)
+    if (size > self->block || (marks & RAW && size > most))
         return -1;
     uint8_t *data = fetched(self, u64(row), size, u32(row + 12), patient);
     if (!data)
         return -1;
     if (!(marks & RAW))
-        return decoded(self, out, self->block, data, size);
+        return decoded(self, out, most, data, size);
     memcpy(out, data, size);
     return size;
 }
@@ -315,37 +328,49 @@ static const Block *shared_block(Reader *self, uint64_t number, int patient) {
     return block;
 }
 
-/* All of a file of one block at most: where it is, and its bytes; NULL: ask Python.  Valid until the next call. */
-static const uint8_t *whole(Reader *self, uint64_t node, uint32_t *size, int patient) {
+/* Where a file of one block at most lies. */
+typedef struct {
+    uint32_t size;
+    const uint8_t *part; /* row of the block of which it is a part, or NULL */
+    uint64_t a;          /* the sum of the part; else the number of a block of its own */
+    uint32_t tail, inside;
+} Place;
+
+static int placed(Reader *self, uint64_t node, Place *place) {
     uint32_t rest;
-    const uint8_t *record = same(self) ? record_of(self, node, &rest) : NULL;
+    const uint8_t *record = still(self) ? record_of(self, node, &rest) : NULL;
     if (!record || u32(record + 100) >> 12 != 8)
-        return NULL;
-    uint64_t a = u64(record + 8) & LOW, bytes = u64(record + 48);
-    uint32_t tail = u32(record + 32), inside = u32(record + 36);
+        return 0;
+    uint64_t bytes = u64(record + 48);
+    *place = (Place){(uint32_t)bytes, NULL, u64(record + 8) & LOW, u32(record + 32), u32(record + 36)};
     if (!bytes || bytes > self->block)
-        return NULL;
-    *size = (uint32_t)bytes;
-    if (tail == NO_TAIL)
-        return block_of(self, self->plain, a, *size, patient) == (int64_t)bytes ? self->plain : NULL;
-    const uint8_t *row = row_of(&self->blocks, tail);
+        return 0;
+    if (place->tail == NO_TAIL)
+        return 1;
+    const uint8_t *row = row_of(&self->blocks, place->tail);
     if (!row)
-        return NULL;
+        return 0;
     if (u32(row + 8) & PARTS && bytes <= LARGEST_PART)
-        return part_of(self, self->plain, row, a, inside, *size, patient) ? self->plain : NULL;
-    if (bytes == self->block) /* has a block of its own besides */
-        return NULL;
-    const Block *block = shared_block(self, tail, patient);
-    return block && inside <= block->size && bytes <= block->size - inside ? block->data + inside : NULL;
+        place->part = row;
+    else if (bytes == self->block) /* has a block of its own besides */
+        return 0;
+    return 1;
+}
+
+/* All bytes of such a file into `out`, which has room for a block. */
+static int filled(Reader *self, const Place *place, uint8_t *out, int patient) {
+    if (place->part)
+        return part_of(self, out, place->part, place->a, place->inside, place->size, patient);
+    if (place->tail == NO_TAIL)
+        return block_of(self, out, place->a, place->size, patient) == place->size;
+    const Block *block = shared_block(self, place->tail, patient);
+    if (!block || place->inside > block->size || place->size > block->size - place->inside)
+        return 0;
+    memcpy(out, block->data + place->inside, place->size);
+    return 1;
 }
 
 /* ------------------------------------------------------------------------------------------------ serving */
-
-static int64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
 
 /* 1: sent (or nobody waits for it any more), 0: the mount is gone, -1: errno is set. */
 static int reply(int fd, uint64_t unique, const void *a, size_t a_size, const void *b, size_t b_size) {
@@ -368,19 +393,18 @@ static void looked(Reader *self, uint64_t node) {
 }
 
 static void prepare(Reader *self) {
-    uint32_t size;
+    Place place;
     self->open = 0;
-    const uint8_t *found = whole(self, self->last, &size, 1);
-    if (found) {
-        memcpy(self->ready, found, size);
-        self->ready_size = size;
+    self->ready_node = 0;
+    if (placed(self, self->last, &place) && filled(self, &place, self->ready, 1)) {
+        self->ready_size = place.size;
         self->ready_node = self->last;
     }
 }
 
 /* Answer a request: 1 done, 0 the mount is gone, -1 errno is set, 2 Python has to. */
 static int answered(Reader *self, int fd, const uint8_t *data, size_t size) {
-    uint32_t opcode = u32(data + 4), rest, bytes;
+    uint32_t opcode = u32(data + 4), rest;
     uint64_t unique = u64(data + 8), node = u64(data + 16);
     const uint8_t *found;
     if (opcode == FORGET || opcode == BATCH_FORGET || opcode == INTERRUPT)
@@ -401,7 +425,7 @@ static int answered(Reader *self, int fd, const uint8_t *data, size_t size) {
     }
     if (opcode == GETATTR) {
         uint64_t head[2] = {FOR_EVER, 0};
-        if (!same(self) || !(found = record_of(self, node == 1 ? self->root : node, &rest)))
+        if (!still(self) || !(found = record_of(self, node == 1 ? self->root : node, &rest)))
             return 2;
         return reply(fd, unique, head, 16, found + 40, 88);
     }
@@ -416,8 +440,10 @@ static int answered(Reader *self, int fd, const uint8_t *data, size_t size) {
             self->ready_node = 0;
             return reply(fd, unique, self->ready, self->ready_size, NULL, 0);
         }
-        found = whole(self, node, &bytes, !self->others);
-        return found ? reply(fd, unique, found, bytes < wanted ? bytes : wanted, NULL, 0) : 2;
+        Place place;
+        if (!placed(self, node, &place) || !filled(self, &place, self->plain, !self->others))
+            return 2;
+        return reply(fd, unique, self->plain, place.size < wanted ? place.size : wanted, NULL, 0);
     }
     return 2;
 }
@@ -474,10 +500,12 @@ static PyObject *Reader_serve(Reader *self, PyObject *args) {
     self->handed = self->tired = 0;
     self->until = now_ns() + AWAKE_NS;
     for (;;) {
-        ssize_t came;
-        PyThreadState *state = PyEval_SaveThread();
-        came = waited(self, fd, bell, helps);
-        PyEval_RestoreThread(state);
+        ssize_t came = read(fd, self->request, BUFFER);
+        if (came < 0) {
+            PyThreadState *state = PyEval_SaveThread();
+            came = waited(self, fd, bell, helps);
+            PyEval_RestoreThread(state);
+        }
         if (PyErr_CheckSignals() < 0)
             break;
         if (came == 0) {
@@ -543,14 +571,17 @@ static PyObject *Reader_lookup(Reader *self, PyObject *args) {
 }
 
 static PyObject *Reader_content(Reader *self, PyObject *node) {
-    uint32_t size;
+    Place place;
     unsigned long long number = PyLong_AsUnsignedLongLong(node);
     if (number == (unsigned long long)-1 && PyErr_Occurred())
         return NULL;
-    const uint8_t *found = self->away ? NULL : whole(self, number, &size, 0);
-    if (!found)
+    if (self->away || !placed(self, number, &place))
         Py_RETURN_NONE;
-    return PyBytes_FromStringAndSize((const char *)found, size);
+    PyObject *out = PyBytes_FromStringAndSize(NULL, place.size);
+    if (!out || filled(self, &place, (uint8_t *)PyBytes_AsString(out), 0))
+        return out;
+    Py_DECREF(out);
+    Py_RETURN_NONE;
 }
 
 static int table_of(Reader *self, Table *table, uint32_t row, unsigned long long at, unsigned long long bytes,
