@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hypothesis import strategies as st
+
 from dls.fuse import index as indexes
 from dls.fuse.codec import Packer, sum_of
 from dls.fuse.image import open_image
@@ -115,3 +117,47 @@ def taken_apart(path: Path) -> Parts:
             list(image.manifest.segments()),
             nodes,
         )
+
+
+def copied(parts: Parts) -> Parts:
+    """Pieces of their own, to be changed."""
+    return replace(
+        parts, space=bytearray(parts.space), blocks=list(parts.blocks), names=array("Q", parts.names),
+        segments=list(parts.segments), body=bytearray(parts.body), said={}, frames={}, raw_segments={},
+    )  # fmt: skip
+
+
+NUMBERS = st.one_of(
+    st.sampled_from([0, 1, 2, 8, 63, 64, 4096, 65535, 65536, (1 << 31) - 1, 1 << 31, (1 << 32) - 1]),
+    st.sampled_from([1 << 40, (1 << 40) - 1, 1 << 62, 1 << 63, (1 << 64) - 1]),
+    st.integers(0, 1 << 17),
+)
+"""Numbers that are at some border, and others."""
+CHANGES = st.one_of(
+    st.tuples(st.just("space"), st.integers(0, 1 << 13), NUMBERS, st.sampled_from("BHIQ")),
+    st.tuples(st.just("block"), st.integers(0, 9), NUMBERS, NUMBERS),
+    st.tuples(st.just("slot"), st.integers(0, 511), NUMBERS, st.just(0)),
+    st.tuples(st.just("entry"), st.integers(0, 40), st.binary(max_size=12), st.sampled_from(["path", "target"])),
+    st.tuples(st.just("kind"), st.integers(0, 40), st.integers(0, 2), st.just(0)),
+)
+"""(what, where, value, how): what is done to a piece of an image."""
+
+
+def changed(parts: Parts, what: str, where: int, value: Any, how: Any) -> None:
+    """Make one of CHANGES."""
+    if what == "space":
+        size = struct.calcsize(how)
+        at = min(where, (len(parts.space) - size) // size) * size
+        struct.pack_into("<" + how, parts.space, at, value & (1 << 8 * size) - 1)
+    elif what == "block":
+        number = where % len(parts.blocks)
+        old = parts.blocks[number]
+        parts.blocks[number] = value & (1 << 64) - 1, how & (1 << 32) - 1, old[2]
+    elif what == "slot":
+        parts.names[where % len(parts.names)] = value
+    else:
+        entries = [entry for one in parts.segments for entry in one]
+        at = where % len(entries)
+        field: dict[str, Any] = {"kind": value} if what == "kind" else {how: value}
+        entries[at] = entries[at]._replace(**field)
+        parts.entries(lambda _: entries)

@@ -16,7 +16,6 @@ import traceback
 import zlib
 from array import array
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.hostile import Parts, taken_apart
+from components.hostile import CHANGES, Parts, changed, copied, taken_apart
 from dls.fuse import mounting
 from dls.fuse.image import Image, open_image
 from dls.fuse.pack import Options, pack
@@ -36,6 +35,7 @@ from dls.logistics.digest import of
 from dls.logistics.entry import FILE, LINK, NO_MODE, Entry
 from dls.logistics.errors import DlsError
 
+pytestmark = pytest.mark.usefixtures("either_way")
 ROOM = 700 << 20
 """Bytes of address space that a reader gets on top of what it has."""
 SECONDS = 40
@@ -82,6 +82,8 @@ def _walked(image: Image) -> None:
             if attr.mode >> 12 == 10:
                 image.text(attr)
             elif attr.mode >> 12 == 8:
+                if attr.size <= MOST_READ:
+                    assert len(image.read(attr)) == attr.size
                 for at in range(0, min(attr.size, MOST_READ), 1 << 20):
                     assert sum(map(len, image.pieces(attr, at, at + (1 << 20)))) == min(1 << 20, attr.size - at)
 
@@ -487,55 +489,19 @@ def test_hostile_images_mounted(good: Path, work: Path, how: str) -> None:
 
 # ------------------------------------------------------------------------------------------------ at random
 
-_NUMBERS = st.one_of(
-    st.sampled_from([0, 1, 2, 8, 63, 64, 4096, 65535, 65536, (1 << 31) - 1, 1 << 31, (1 << 32) - 1]),
-    st.sampled_from([1 << 40, (1 << 40) - 1, 1 << 62, 1 << 63, (1 << 64) - 1]),
-    st.integers(0, 1 << 17),
-)
-_CHANGES = st.one_of(
-    st.tuples(st.just("space"), st.integers(0, 1 << 13), _NUMBERS, st.sampled_from("BHIQ")),
-    st.tuples(st.just("block"), st.integers(0, 9), _NUMBERS, _NUMBERS),
-    st.tuples(st.just("slot"), st.integers(0, 511), _NUMBERS, st.just(0)),
-    st.tuples(st.just("entry"), st.integers(0, 40), st.binary(max_size=12), st.sampled_from(["path", "target"])),
-    st.tuples(st.just("kind"), st.integers(0, 40), st.integers(0, 2), st.just(0)),
-)
-
-
-def _changed(parts: Parts, what: str, where: int, value: Any, how: Any) -> None:
-    if what == "space":
-        size = struct.calcsize(how)
-        at = min(where, (len(parts.space) - size) // size) * size
-        struct.pack_into("<" + how, parts.space, at, value & (1 << 8 * size) - 1)
-    elif what == "block":
-        number = where % len(parts.blocks)
-        old = parts.blocks[number]
-        parts.blocks[number] = value & (1 << 64) - 1, how & (1 << 32) - 1, old[2]
-    elif what == "slot":
-        parts.names[where % len(parts.names)] = value
-    else:
-        entries = [entry for one in parts.segments for entry in one]
-        at = where % len(entries)
-        field: dict[str, Any] = {"kind": value} if what == "kind" else {how: value}
-        entries[at] = entries[at]._replace(**field)
-        parts.entries(lambda _: entries)
-
 
 @pytest.mark.fault
 @pytest.mark.timeout(3600)
 @pytest.mark.spec("IMAGE-9", "IMAGE-11")
 @settings(max_examples=3000 if FULL else 120)
-@given(changes=st.lists(_CHANGES, min_size=1, max_size=4))
+@given(changes=st.lists(CHANGES, min_size=1, max_size=4))
 def test_anything_with_right_sums(changes: list[Any], good: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     global _good_parts
     if _good_parts is None:
         _good_parts = taken_apart(good)
-    kept = _good_parts
-    parts = replace(
-        kept, space=bytearray(kept.space), blocks=list(kept.blocks), names=array("Q", kept.names),
-        segments=list(kept.segments), body=bytearray(kept.body), said={}, frames={}, raw_segments={},
-    )  # fmt: skip
+    parts = copied(_good_parts)
     for change in changes:
-        _changed(parts, *change)
+        changed(parts, *change)
     folder = tmp_path_factory.mktemp("any", numbered=True)
     (folder / "outside").mkdir()
     try:

@@ -18,6 +18,7 @@ from dls.fuse.image import open_image
 from dls.fuse.pack import Options, pack
 from dls.fuse.server import Server
 
+pytestmark = pytest.mark.usefixtures("either_way")
 GETATTR, DESTROY = 3, 38
 
 

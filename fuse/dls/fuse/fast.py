@@ -25,7 +25,7 @@ class Reader(Protocol):
         ...
 
     def content(self, node: int) -> bytes | None:
-        """All bytes of a file; None: read it yourself, for it has more than a block, waits for a disk, or is damaged."""
+        """All bytes of a file; None: read it yourself (it is large, damaged, or has to be waited for)."""
         ...
 
     def serve(self, fd: int, bell: int, helps: bool, beats: Any, at: int) -> tuple[bytes, bool] | None:
