@@ -7,6 +7,7 @@ file of 1 GB (reduced: 256 MB), half of it text.  dls, the kernel's SquashFS and
 they would take of mksquashfs's own (zstd 3, 128 KiB a block), as who has no dls does, is a row of its own, for there
 many small files share what must be decoded for one of them.  The others mount what their own tools make of the same
 tree, not compressed (EROFS, ext4, tar).  What is read by us is checked, what is read by the others is not.
+`nothing` is what a server reaches that answers at once, without index, image, decoding or sums.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +39,11 @@ from dls.fuse.pack import Options, pack
 PEER = "squashfuse_ll"
 OWN = "squashfuse_ll-own"
 """The same, of an image that mksquashfs made."""
-REDUCED = ("dls", "dls-2-servers", "kernel-squashfs", PEER, OWN, "host")
+PLAIN = "dls-python"
+"""Ours without the compiled path."""
+NOTHING = "nothing"
+"""The floor: a server in C that has nothing to do (nothing.c); it can look up and read only."""
+REDUCED = ("dls", PLAIN, "dls-2-servers", "kernel-squashfs", PEER, OWN, NOTHING, "host")
 FULL = (*REDUCED, "kernel-erofs", "fuse2fs", "ratarmount")
 REAL = Path("/usr")
 Words = Sequence[str | Path]
@@ -74,7 +80,7 @@ def run(place: Place, full: bool, rounds: int) -> list[dict[str, Any]]:
         Scene(f"{files:,} files", source, place.large / "i.sqfs", place.large / "mounted", names, "large"), full, rounds
     )
     if full:
-        rows += read(real(place), full, rounds)
+        rows += read(real(place), full, rounds, who=[one for one in FULL if one != NOTHING])
     return rows
 
 
@@ -102,7 +108,10 @@ def read(scene: Scene, full: bool, rounds: int, *, who: Sequence[str] = ()) -> l
             except (OSError, subprocess.CalledProcessError) as problem:  # a row of the table, not the end of the bench
                 rows.append({"contender": one, "tree": scene.title, "problem": str(problem)})
             print(f"  image-mount, round {number + 1}: {json.dumps(rows[-1])}", file=sys.stderr, flush=True)
-        rows.append({"contender": "dls-python", "tree": scene.title, **_python(scene)})
+        rows.append({"contender": "dls-no-mount", "tree": scene.title, **_python(scene)})
+        os.environ["DLS_FAST"] = "0"
+        rows.append({"contender": "dls-python-no-mount", "tree": scene.title, **_python(scene)})
+        del os.environ["DLS_FAST"]
     _print(rows, scene.title, packed.bytes)
     return rows
 
@@ -138,6 +147,13 @@ def _command(who: str, scene: Scene) -> Words:
         made = image.with_suffix(".tar")
         scene.made(".tar", ["tar", "cf", made, "-C", source, "."])
         return [Path(sys.executable).parent / "ratarmount", "--index-file", image.with_suffix(".tar.idx"), made, folder]
+    if who == NOTHING:
+        program, sizes = image.with_suffix(".nothing"), image.with_suffix(".sizes")
+        if not sizes.exists():
+            told = array("I", (os.path.getsize(one) for one in sorted(source.glob("d*/f*"))))
+            sizes.write_bytes(told.tobytes())
+        code = Path(__file__).with_name("nothing.c")
+        return [scene.made(".nothing", ["gcc", "-O2", "-o", program, code]), folder, sizes]
     if who == OWN:
         made = image.with_suffix(".own")
         options = ["-comp", "zstd", "-Xcompression-level", "3", "-noappend", "-quiet", "-no-progress"]
@@ -151,7 +167,8 @@ def _mounted(who: str, scene: Scene) -> Iterator[Path]:
         yield scene.source
         return
     quiet = subprocess.DEVNULL
-    subprocess.run(_command(who, scene), check=True, stdin=quiet, stdout=quiet, stderr=quiet)
+    env = {**os.environ, "DLS_FAST": "0"} if who == PLAIN else None
+    subprocess.run(_command(who, scene), check=True, stdin=quiet, stdout=quiet, stderr=quiet, env=env)
     try:
         yield scene.folder
     finally:
@@ -174,15 +191,18 @@ def _all(who: str, scene: Scene) -> dict[str, float]:
             work(where)
             out[name] = round(time.monotonic() - began, 4)
 
-    names = scene.names
-    timed("first_stat_s", False, lambda where: os.stat(where / names[0]))
+    names, able = scene.names, who != NOTHING
+    if able:
+        timed("first_stat_s", False, lambda where: os.stat(where / names[0]))
     for cold in (True, False):
         heat = "cold" if cold else "warm"
-        timed(f"walk_{heat}_s", cold, _walk)
+        if able:
+            timed(f"walk_{heat}_s", cold, _walk)
         timed(f"random1_{heat}_s", cold, lambda where: _read(where, names, 1))
         timed(f"random8_{heat}_s", cold, lambda where: _read(where, names, 8))
-        timed(f"large_{heat}_s", cold, lambda where: _large(where / scene.large))
-    for threads in (1, 8):
+        if able:
+            timed(f"large_{heat}_s", cold, lambda where: _large(where / scene.large))
+    for threads in (1, 8) if able else ():
         with _mounted(who, scene) as where:
             _walk(where)
             began = time.monotonic()
