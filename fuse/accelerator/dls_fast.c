@@ -25,6 +25,10 @@
 #include <xxhash.h>
 #include <zstd.h>
 
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "an index is read as it lies, with its lowest bytes first"
+#endif
+
 #define CONTRACT 1 /* what dls.fuse.fast expects: another number is not used */
 
 #define LOW ((1ULL << 40) - 1)
@@ -44,6 +48,7 @@
 #define BLOCKS_KEPT 64
 #define LARGEST_BLOCK (1u << 20)
 #define BUFFER (64u << 10)
+#define WIDE (1u << 20) /* the most that is asked for at once: server.READ_AHEAD */
 #define PAGE 4096u
 
 enum { LOOKUP = 1, FORGET = 2, GETATTR = 3, READ = 15, STATFS = 17, INTERRUPT = 36, BATCH_FORGET = 42 };
@@ -88,7 +93,7 @@ typedef struct {
     uint32_t shared_at;
     ZSTD_DCtx *zstd;
     uint8_t *stored; /* what was read, with room for the head of a frame before it */
-    uint8_t *plain;
+    uint8_t *plain, *wide;
     /* serving */
     uint8_t *request, *ready;
     uint32_t ready_size;
@@ -219,7 +224,7 @@ static int lookup(Reader *self, uint64_t folder, const uint8_t *name, size_t siz
         return -1;
     uint64_t start = (u64(record + 8) & LOW) << 3, bytes = u32(record + 32) | (uint64_t)u32(record + 36) << 32;
     uint64_t hashed = crc32_of(name, size, (uint32_t)u64(record + 40)) * SPREAD, at = hashed >> 20 & self->mask;
-    for (uint32_t tried = 0; tried < PROBES && tried <= self->mask; tried++, at = (at + 1) & self->mask) {
+    for (uint32_t tried = 0; tried < PROBES && tried < self->mask; tried++, at = (at + 1) & self->mask) {
         const uint8_t *row = row_of(&self->names, at);
         if (!row)
             return -1;
@@ -370,6 +375,30 @@ static int filled(Reader *self, const Place *place, uint8_t *out, int patient) {
     return 1;
 }
 
+/* Whole blocks of a larger file, from the beginning of one on, into self->wide: how many bytes; -1: ask Python. */
+static int64_t stretch(Reader *self, uint64_t node, uint64_t start, uint64_t wanted, int patient) {
+    uint32_t rest;
+    const uint8_t *record = still(self) ? record_of(self, node, &rest) : NULL;
+    if (!record || u32(record + 100) >> 12 != 8)
+        return -1;
+    uint64_t a = u64(record + 8) & LOW, bytes = u64(record + 48), block = self->block;
+    uint64_t own = u32(record + 32) == NO_TAIL ? bytes : bytes / block * block;
+    if (start >= own || start % block)
+        return -1;
+    uint64_t end = bytes - start < wanted ? bytes : start + wanted;
+    if (end > own || end - start > WIDE || ((end - start) % block && end != own))
+        return -1;
+    if (!self->wide && !(self->wide = malloc(WIDE)))
+        return -1;
+    for (uint64_t at = start; at < end;) {
+        uint64_t plain = own - at < block ? own - at : block;
+        if (block_of(self, self->wide + (at - start), a + at / block, (uint32_t)plain, patient) != (int64_t)plain)
+            return -1;
+        at += plain;
+    }
+    return (int64_t)(end - start);
+}
+
 /* ------------------------------------------------------------------------------------------------ serving */
 
 /* 1: sent (or nobody waits for it any more), 0: the mount is gone, -1: errno is set. */
@@ -429,19 +458,24 @@ static int answered(Reader *self, int fd, const uint8_t *data, size_t size) {
             return 2;
         return reply(fd, unique, head, 16, found + 40, 88);
     }
-    if (opcode == READ && size >= 64 && !u64(data + 48)) {
+    if (opcode == READ && size >= 64) {
+        uint64_t start = u64(data + 48);
         uint32_t wanted = u32(data + 56);
-        if (node == self->last) {
+        Place place;
+        if (!start && node == self->last) {
             self->last = 0;
             self->open = 0;
             self->trust = self->trust + TRUE_GAIN > MOST ? MOST : self->trust + TRUE_GAIN;
         }
-        if (self->ready_node && node == self->ready_node && self->ready_size <= wanted) {
+        if (!start && self->ready_node && node == self->ready_node && self->ready_size <= wanted) {
             self->ready_node = 0;
             return reply(fd, unique, self->ready, self->ready_size, NULL, 0);
         }
-        Place place;
-        if (!placed(self, node, &place) || !filled(self, &place, self->plain, !self->others))
+        if (start || !placed(self, node, &place)) {
+            int64_t came = stretch(self, node, start, wanted, !self->others);
+            return came < 0 ? 2 : reply(fd, unique, self->wide, (size_t)came, NULL, 0);
+        }
+        if (!filled(self, &place, self->plain, !self->others))
             return 2;
         return reply(fd, unique, self->plain, place.size < wanted ? place.size : wanted, NULL, 0);
     }
@@ -453,9 +487,9 @@ static ssize_t waited(Reader *self, int fd, int bell, int helps) {
     struct pollfd wake = {helps ? bell : fd, POLLIN, 0};
     for (;;) {
         ssize_t came = read(fd, self->request, BUFFER);
-        if (came >= 0)
+        if (came > 0)
             return came;
-        if (errno == ENODEV || errno == ECONNABORTED || errno == EBADF)
+        if (came == 0 || errno == ENODEV || errno == ECONNABORTED || errno == EBADF)
             return -1;
         if (errno == EINTR)
             return 0;
@@ -501,7 +535,7 @@ static PyObject *Reader_serve(Reader *self, PyObject *args) {
     self->until = now_ns() + AWAKE_NS;
     for (;;) {
         ssize_t came = read(fd, self->request, BUFFER);
-        if (came < 0) {
+        if (came <= 0) {
             PyThreadState *state = PyEval_SaveThread();
             came = waited(self, fd, bell, helps);
             PyEval_RestoreThread(state);
@@ -549,6 +583,7 @@ static PyObject *Reader_serve(Reader *self, PyObject *args) {
             break;
         }
         self->others = 1;
+        self->tired = 0;
         self->until = now_ns() + AWAKE_NS;
     }
     PyBuffer_Release(&beats);
@@ -608,6 +643,7 @@ static void Reader_dealloc(Reader *self) {
     free(self->blocks.seen);
     free(self->stored);
     free(self->plain);
+    free(self->wide);
     free(self->request);
     free(self->ready);
     ZSTD_freeDCtx(self->zstd);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -33,6 +34,7 @@ from dls.logistics.errors import Conflict, DlsError
 FULL = os.environ.get("DLS_FAULTS") == "full"
 EXACT = "DLS_TEST_EXACT"
 """Set where indexes are not mapped, but lie in memory that ends where they do."""
+SPANS = [(0, 1 << 17), (0, 1000), (0, 131073), (4096, 4096), (4096, 70_000), (8192, 65536), (131072, 131072), (1, 10)]
 LOOKUP, GETATTR, READ, DESTROY = 1, 3, 15, 38
 
 
@@ -67,15 +69,62 @@ def compared(path: Path) -> int:
         compiled, plain = open_image(str(path)), open_image(str(path))
     except DlsError:
         return 0
-    with compiled, plain:
+    with compiled, plain, contextlib.ExitStack() as stack:
         assert compiled.fast is not None
+        asker = stack.enter_context(contextlib.closing(Asker(compiled.fast)))
         plain.fast = None
         names = [b"", b"x", b".", b"..", b"text500", b"inside", b"\xff" * 255]
         for node in _nodes(plain):
             for name in names:
                 answers += _agree(compiled.fast.lookup(node, name), _lookup(plain, node, name))
             answers += _agree(compiled.fast.content(node), _content(plain, node))
+            for start, size in SPANS:
+                answers += _agree(asker.read(node, start, size), _span(plain, node, start, size))
     return answers
+
+
+def request(opcode: int, unique: int, node: int, body: bytes) -> bytes:
+    """A request of the kernel."""
+    return struct.pack("<IIQQIIII", 40 + len(body), opcode, unique, node, 0, 0, 1, 0) + body
+
+
+class Asker:
+    """Asks the compiled path as the kernel does."""
+
+    def __init__(self, reader: fast.Reader) -> None:
+        self._reader = reader
+        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._theirs.setblocking(False)
+
+    def read(self, node: int, start: int, size: int) -> bytes | None:
+        """What is answered to a READ; None where it is left to Python."""
+        self._ours.send(request(READ, 5, node, struct.pack("<QQIIQII", 0, start, size, 0, 0, 0, 0)))
+        self._ours.send(request(DESTROY, 6, 1, b""))
+        if self._left() == 5:
+            assert self._left() == 6
+            return None
+        reply = self._ours.recv(1 << 20)
+        assert struct.unpack_from("<IiQ", reply) == (len(reply), 0, 5)
+        return reply[16:]
+
+    def _left(self) -> int:
+        """The number of the next request that is left to Python."""
+        found = self._reader.serve(self._theirs.fileno(), -1, False, bytearray(8), -1)
+        assert found is not None
+        return int(struct.unpack_from("<Q", found[0], 8)[0])
+
+    def close(self) -> None:
+        self._ours.close()
+        self._theirs.close()
+
+
+def _span(image: Image, node: int, start: int, size: int) -> bytes | None:
+    try:
+        if image.attr(node).mode >> 12 != 8:
+            return None
+        return b"".join(image.content(node, start, start + size))
+    except (DlsError, OverflowError):
+        return None
 
 
 def _nodes(image: Image) -> Iterator[int]:
@@ -230,11 +279,6 @@ def test_a_file_that_is_not_what_was_opened_is_left_to_python(good: Path, tmp_pa
             image.read(attr)
 
 
-def request(opcode: int, unique: int, node: int, body: bytes) -> bytes:
-    """A request of the kernel."""
-    return struct.pack("<IIQQIIII", 40 + len(body), opcode, unique, node, 0, 0, 1, 0) + body
-
-
 @pytest.mark.spec("IMAGE-17", "MOUNT-9")
 def test_a_read_that_waits_for_the_disk_while_others_ask_is_left_to_python(tmp_path: Path) -> None:
     rng = random.Random(2)
@@ -300,6 +344,35 @@ def test_odd_requests_are_left_to_python(good: Path, rng: random.Random) -> None
         ours.send(b"short")
         ours.send(odd[0])
         assert (image.fast.serve(theirs.fileno(), -1, False, bytearray(8), -1) or (b"",))[0] == odd[0]
+
+
+@pytest.mark.spec("IMAGE-17")
+def test_it_ends_when_nobody_can_ask_any_more(good: Path) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, open_image(str(good)) as image:
+        theirs.setblocking(False)
+        ours.close()
+        assert image.fast is not None
+        assert image.fast.serve(theirs.fileno(), -1, False, bytearray(8), -1) is None
+        assert image.fast.serve(-1, -1, False, bytearray(8), -1) is None
+
+
+@pytest.mark.spec("IMAGE-17")
+def test_signals_are_looked_at_while_it_waits(good: Path) -> None:
+    """A server that waits for requests obeys its keeper."""
+    code = (
+        "import os, signal, socket, sys; from dls.fuse.image import open_image\n"
+        "ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET); theirs.setblocking(False)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: os._exit(7)); image = open_image(sys.argv[1]); print(flush=True)\n"
+        "image.fast.serve(theirs.fileno(), -1, False, bytearray(8), -1)\n"
+    )
+    for wait in (0.0, 0.2):  # while it looks, and while it sleeps
+        with subprocess.Popen([sys.executable, "-c", code, str(good)], stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            threading.Event().wait(wait)
+            child.terminate()
+            assert child.wait(10) == 7
 
 
 def test_another_contract_is_not_used(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dls.cli.render import Column
 from dls.cli.words import place
+from dls.fuse.fast import available
 from dls.logistics import event, registry
 from dls.logistics.duration import show_duration, show_size
 from dls.logistics.errors import DlsError
@@ -213,6 +214,13 @@ def libraries() -> list[Check]:
     checks = [Check("s3", State.OK, "built in, nothing to install")]
     if find_spec("zstandard") and find_spec("xxhash"):
         checks.append(Check("images", State.OK, "zstandard and xxhash are installed"))
+        if available():
+            checks.append(
+                Check("images-compiled", State.OK, "dls_fast is installed: small files are read by machine code")
+            )
+        else:
+            remedy = "pip install fuse/accelerator of the same sources; needed only for speed"
+            checks.append(Check("images-compiled", State.MISSING, "no dls_fast, or one of another dls", remedy))
     else:
         remedy = "pip install 'dls[images]'; needed only for dls pack, mount and the like"
         checks.append(Check("images", State.MISSING, "no zstandard or no xxhash", remedy))

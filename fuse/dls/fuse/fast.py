@@ -46,11 +46,19 @@ def reader_of(source: LocalFile, index: Index, block: int, frame: int, root: int
         at, size = sections[name]
         return at, size, sums + sections.get(name + " sums", (0, 0))[0]
 
-    found: Reader = made.Reader(
-        source.fd, source.size, source.mtime_ns, index.data, block, frame, root,
-        table("names"), table("frames"), table("blocks"), sections["frame data"],
-    )  # fmt: skip
+    try:
+        found: Reader = made.Reader(
+            source.fd, source.size, source.mtime_ns, index.data, block, frame, root,
+            table("names"), table("frames"), table("blocks"), sections["frame data"],
+        )  # fmt: skip
+    except (KeyError, ValueError, OverflowError):  # what does not fit together is told by those who read it in Python
+        return None
     return found
+
+
+def available() -> bool:
+    """Whether images are read by it."""
+    return _module() is not None
 
 
 def _module() -> Any:
