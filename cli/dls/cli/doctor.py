@@ -219,7 +219,7 @@ def libraries() -> list[Check]:
                 Check("images-compiled", State.OK, "dls_fast is installed: small files are read by machine code")
             )
         else:
-            remedy = "pip install fuse/accelerator of the same sources; needed only for speed"
+            remedy = "pip install ./fuse/accelerator, from the sources of this dls; needed only for speed"
             checks.append(Check("images-compiled", State.MISSING, "no dls_fast, or one of another dls", remedy))
     else:
         remedy = "pip install 'dls[images]'; needed only for dls pack, mount and the like"

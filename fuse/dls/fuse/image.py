@@ -60,7 +60,7 @@ class Image(Named):
         """The bytes `start … stop-1` of a file."""
         if self.fast is not None and start == 0 and (stop is None or stop >= attr.size):
             found = self.fast.content(attr.node)
-            if found is not None:
+            if found is not None and len(found) == attr.size:
                 return found
         return super().read(attr, start, stop)
 
