@@ -51,7 +51,7 @@
 #define WIDE (1u << 20) /* the most that is asked for at once: server.READ_AHEAD */
 #define PAGE 4096u
 
-enum { LOOKUP = 1, FORGET = 2, GETATTR = 3, READ = 15, STATFS = 17, INTERRUPT = 36, BATCH_FORGET = 42 };
+enum { LOOKUP = 1, FORGET = 2, GETATTR = 3, READ = 15, STATFS = 17, INTERRUPT = 36, BATCH_FORGET = 42, READDIRPLUS = 44 };
 #define FOR_EVER 1000000000ULL
 #define AWAKE_NS 50000 /* as server.AWAKE_S */
 #define FRESH_NS 50000
@@ -97,7 +97,7 @@ typedef struct {
     /* serving */
     uint8_t *request, *ready;
     uint32_t ready_size;
-    uint64_t ready_node, last;
+    uint64_t ready_node, last, listed, listed_to; /* the folder that was listed last, and how far */
     int trust, open, others, row, tired, handed;
     int64_t until, looked_ns;
     int away; /* a read of ours waits for a disk, and others may run meanwhile */
@@ -242,6 +242,59 @@ static int lookup(Reader *self, uint64_t folder, const uint8_t *name, size_t siz
         }
     }
     return -1;
+}
+
+/* Whole records of a folder from `offset` bytes of its listing on, at most `size` bytes, into self->wide: how many bytes;
+ * -1: ask Python.  Each record says where the next one is, and the kernel goes there, so it must be so.  Anybody may seek
+ * in a folder, to where no record begins, too: only those go on here who go on where they were. */
+static int64_t listing(Reader *self, uint64_t node, uint64_t offset, uint64_t size) {
+    uint32_t rest, mask = self->frame_size - 1;
+    const uint8_t *record = still(self) ? record_of(self, node, &rest) : NULL;
+    if (!record || u32(record + 100) >> 12 != 4)
+        return -1;
+    uint64_t start = (u64(record + 8) & LOW) << 3, bytes = u32(record + 32) | (uint64_t)u32(record + 36) << 32, done = 0;
+    uint64_t stop = start + bytes, at = start + offset, end = offset;
+    if (stop < start || at < start || (offset && (node != self->listed || offset != self->listed_to)))
+        return -1;
+    if (!self->wide && !(self->wide = malloc(WIDE)))
+        return -1;
+    if (size > WIDE)
+        size = WIDE;
+    while (at < stop) {
+        const Frame *frame = frame_of(self, at >> self->frame_bits);
+        uint64_t inside = at & mask, i = inside, last = inside + (stop - at);
+        if (!frame)
+            return -1;
+        uint64_t limit = frame->size < last ? frame->size : last;
+        int full = 0;
+        while (i + HEAD < limit) {
+            uint64_t name = u32(frame->data + i + 144), next = i + HEAD + ((name + 7) & ~7ULL);
+            if (!name)
+                break;
+            if (next > limit || u64(frame->data + i + 136) != at - inside + next - start)
+                return -1;
+            if (done + (next - inside) > size) {
+                full = 1;
+                break;
+            }
+            i = next;
+        }
+        if (i > inside) {
+            memcpy(self->wide + done, frame->data + inside, i - inside);
+            done += i - inside;
+            end = at - inside + i - start;
+        }
+        if (full)
+            break;
+        if (last <= self->frame_size && i != last)
+            return -1;
+        at = (at | mask) + 1;
+    }
+    if (!done && bytes > offset)
+        return -1;
+    self->listed = node;
+    self->listed_to = end;
+    return (int64_t)done;
 }
 
 /* ------------------------------------------------------------------------------------------------ bytes */
@@ -478,6 +531,10 @@ static int answered(Reader *self, int fd, const uint8_t *data, size_t size) {
         if (!filled(self, &place, self->plain, !self->others))
             return 2;
         return reply(fd, unique, self->plain, place.size < wanted ? place.size : wanted, NULL, 0);
+    }
+    if (opcode == READDIRPLUS && size >= 64) {
+        int64_t came = listing(self, node == 1 ? self->root : node, u64(data + 48), u32(data + 56));
+        return came < 0 ? 2 : reply(fd, unique, self->wide, (size_t)came, NULL, 0);
     }
     return 2;
 }

@@ -28,14 +28,14 @@ from dls.fuse.blocks import AS_IT_IS, INSIDE, INSIDE_AT, Form
 from dls.fuse.codec import BYTES, PART_HEAD, PARTS, RAW, sum_of
 from dls.fuse.image import Image, open_image
 from dls.fuse.pack import Options, pack
-from dls.fuse.records import LOW, NO_TAIL
+from dls.fuse.records import LOW, NO_TAIL, length_of
 from dls.logistics.errors import Conflict, DlsError
 
 FULL = os.environ.get("DLS_FAULTS") == "full"
 EXACT = "DLS_TEST_EXACT"
 """Set where indexes are not mapped, but lie in memory that ends where they do."""
 SPANS = [(0, 1 << 17), (0, 1000), (0, 131073), (4096, 4096), (4096, 70_000), (8192, 65536), (131072, 131072), (1, 10)]
-LOOKUP, GETATTR, READ, DESTROY = 1, 3, 15, 38
+LOOKUP, GETATTR, READ, DESTROY, READDIRPLUS = 1, 3, 15, 38, 44
 
 
 if os.environ.get(EXACT):
@@ -78,6 +78,7 @@ def compared(path: Path) -> int:
             for name in names:
                 answers += _agree(compiled.fast.lookup(node, name), _lookup(plain, node, name))
             answers += _agree(compiled.fast.content(node), _content(plain, node))
+            answers += sum(_listed(asker, plain, node, size) for size in (200, 700, 4096, 100_000))
             for start, size in SPANS:
                 answers += _agree(asker.read(node, start, size), _span(plain, node, start, size))
     return answers
@@ -96,9 +97,9 @@ class Asker:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._theirs.setblocking(False)
 
-    def read(self, node: int, start: int, size: int) -> bytes | None:
-        """What is answered to a READ; None where it is left to Python."""
-        self._ours.send(request(READ, 5, node, struct.pack("<QQIIQII", 0, start, size, 0, 0, 0, 0)))
+    def read(self, node: int, start: int, size: int, opcode: int = READ) -> bytes | None:
+        """What is answered to a READ (or READDIRPLUS); None where it is left to Python."""
+        self._ours.send(request(opcode, 5, node, struct.pack("<QQIIQII", 0, start, size, 0, 0, 0, 0)))
         self._ours.send(request(DESTROY, 6, 1, b""))
         if self._left() == 5:
             assert self._left() == 6
@@ -125,6 +126,29 @@ def _span(image: Image, node: int, start: int, size: int) -> bytes | None:
         return b"".join(image.content(node, start, start + size))
     except (DlsError, OverflowError):
         return None
+
+
+def _listed(asker: Asker, plain: Image, node: int, size: int) -> int:
+    """A folder, reply by reply, as the kernel asks for it: from where the last record says that the next one is."""
+    offset = answers = 0
+    for _ in range(500):
+        compiled = asker.read(node, offset, size, READDIRPLUS)
+        plain._borders.clear()  # what it keeps of one folder of a hostile image is wrong for another
+        try:
+            wanted: bytes | None = b"".join(plain.listing(plain.root if node == 1 else node, offset, size))
+        except (DlsError, OverflowError):
+            wanted = None
+        answers += _agree(compiled, wanted)
+        if not compiled:
+            break
+        at = 0
+        while at < len(compiled):
+            (offset,) = struct.unpack_from("<Q", compiled, at + 136)
+            at += length_of(*struct.unpack_from("<I", compiled, at + 144))
+    # Where no record begins, and where another folder would go on.
+    assert not offset or asker.read(node, offset + 8, size, READDIRPLUS) in (None, b"")
+    assert not offset or asker.read(node ^ 1, offset, size, READDIRPLUS) is None
+    return answers
 
 
 def _nodes(image: Image) -> Iterator[int]:
@@ -175,6 +199,9 @@ def test_nothing_of_a_good_image_is_left_to_python_but_what_is_large(good: Path)
             assert (image.fast.content(attr.node) is not None) == small or attr.size == image.block
             assert not small or image.read(attr) == (good.parent / "tree" / os.fsdecode(path)).read_bytes()
         assert image.fast.lookup(image.root, b"absent") == b""
+        with contextlib.closing(Asker(image.fast)) as asker:
+            for node in (image.root, image.find(b"bb").node):
+                assert asker.read(node, 0, 1 << 17, READDIRPLUS) == b"".join(image.listing(node, 0, 1 << 17))
 
 
 @pytest.mark.spec("IMAGE-17")
