@@ -133,7 +133,6 @@ def _listed(asker: Asker, plain: Image, node: int, size: int) -> int:
     offset = answers = 0
     for _ in range(500):
         compiled = asker.read(node, offset, size, READDIRPLUS)
-        plain._borders.clear()  # what it keeps of one folder of a hostile image is wrong for another
         try:
             wanted: bytes | None = b"".join(plain.listing(plain.root if node == 1 else node, offset, size))
         except (DlsError, OverflowError):

@@ -4,6 +4,7 @@ a hang, gigabytes of memory, or anything outside of the folder that is unpacked 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import resource
@@ -417,6 +418,30 @@ def test_unpacking_tells_and_leaves_nothing(good: Path, work: Path, how: str) ->
         unpack(image, str(work / "out"))
     assert sorted(os.listdir(work)) == ["bad.sqfs", "outside"]
     assert not os.listdir(work / "outside")
+
+
+@pytest.mark.spec("IMAGE-9")
+def test_a_folder_that_begins_inside_another_hides_nothing_of_it(work: Path) -> None:
+    for name in [f"big/{n:03}" for n in range(120)] + ["zz/inside"]:
+        (work / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / "tree" / name).write_bytes(b"x")
+    pack(str(work / "tree"), str(work / "i"), Options(workers=0))
+    parts = taken_apart(work / "i")
+    start, size = parts.get(b"big", 8, "<Q"), parts_of(parts, b"big")[0]
+    _inside(b"zz", start + 20, size - 160, 0)(parts)  # from the second name on
+    (work / "bad").write_bytes(parts.whole())
+    with open_image(str(work / "bad")) as image:
+        big, zz = image.find(b"big").node, image.find(b"zz").node
+        at = [0]
+        while reply := b"".join(image.listing(big, at[-1], 3000)):
+            at.append(U64.unpack_from(reply, len(reply) - length_of(3) + OFF)[0])
+        assert at[-1] == size > 2 * 8192
+    with open_image(str(work / "bad")) as image:
+        for offset in range(0, size, 8192):
+            with contextlib.suppress(DlsError):
+                image.listing(zz, offset, 3000)
+        for offset, then in itertools.pairwise(at):
+            assert U64.unpack_from(b"".join(image.listing(big, offset, 3000))[-length_of(3) :], OFF)[0] == then
 
 
 @pytest.mark.spec("IMAGE-9")

@@ -49,7 +49,7 @@ class Named(Tree):
             raise damaged("its header says what cannot be")
         self.frame_bytes, self._in_frame, self._frame_bits = size, size - 1, size.bit_length() - 1
         self._frames_kept = max(2, _FRAMES_KEPT // size)
-        self._borders: dict[int, list[int]] = {}
+        self._borders: dict[tuple[int, int], list[int]] = {}
         self._spans: dict[int, tuple[int, int, int]] = {}
         self._above: dict[bytes, int] = {b"": self.root}
         self._word, self._mask = index.names.word, index.names.count - 1
@@ -222,7 +222,7 @@ class Named(Tree):
         """Where records begin in a frame, from a folder's start on, and where the last one of that folder ends: each
         says where the next one is, and the kernel goes there, so it must be so."""
         first = max(0, start - (number << self._frame_bits))
-        key = number << 21 | first
+        key = number, start  # what begins elsewhere may say of the same frame what is wrong for this folder
         found = self._borders.get(key)
         if found is None:
             at, found, limit, base = first, [first], len(frame), (number << self._frame_bits) - start
