@@ -2,6 +2,11 @@
 
 What it does not do (measured, 1.75): preconditions, versions, metadata that outlives the process, presigned GET. Parts
 of a multipart upload are written in order. Put files behind its back only with `fresh=True`.
+
+Of objects put at the same time into a folder that is not there yet some are refused (500, "file does not exist"), and
+now and then one that was taken is looked for under its temporary name for ever after, so that its answers break off
+(seen once in 131 rounds of 900 objects in 300 new folders, not in 269 rounds with the folders made before): make the
+folders first where many are put.
 """
 
 from __future__ import annotations

@@ -273,6 +273,12 @@ def test_a_target_without_rights_ends_in_one_error(open_folder: Path) -> None:
     assert said == ["denied", "no-access"]
 
 
+def folders_of(source: Path, to: Path) -> None:
+    """The same folders, empty: rclone loses objects that are put at once into one that is not there yet."""
+    for folder, _, _ in os.walk(os.fsencode(source)):
+        os.makedirs(os.path.join(os.fsencode(to), os.path.relpath(folder, os.fsencode(source))), exist_ok=True)
+
+
 def round_trip(source: Path, work: Path, *, names_differ: bool = False) -> None:
     """disk → S3 → disk by the manifest, and disk → disk; every loss told before the start."""
     store = PosixStore(source)
@@ -287,8 +293,8 @@ def round_trip(source: Path, work: Path, *, names_differ: bool = False) -> None:
     if names_differ:
         return
     with ExitStack() as stack:
+        folders_of(source, work / "s3-root" / "b" / "tree")
         s3 = stack.enter_context(rclone_s3(work, fresh=False))
-        s3.bucket("b")
         keys = S3Credentials(s3.access_key, s3.secret_key, endpoint=s3.endpoint)
         remote = stack.enter_context(closing(S3Store(parse("s3://b/tree"), keys, part_bytes=255)))
         told = survey(wanted.manifest.segments(), remote.keeps, remote.names, remote.room, 1)

@@ -259,7 +259,7 @@ def test_a_changed_file_is_not_pieced_together(server: Server, store: HttpStore,
 def test_without_evidence_a_cut_body_is_told(server: Server, store: HttpStore) -> None:
     whole = reply(200, BODY, 'ETag: W/"x"')
     answers(server, whole[:1_500_000], close=True, then=False)
-    refused(Unavailable, "service-down", lambda: get(store))
+    refused(Unavailable, "cut-short", lambda: get(store))
     answers(server, whole[:1_500_000], close=True)
     (got,) = store.fetch([Want(0, b"k", len(BODY))])
     assert (got.error, bytes(got.body)) == (None, BODY), "what is held whole is asked for again from its start"

@@ -305,12 +305,39 @@ def test_a_server_that_always_cuts_is_given_up(server: Server) -> None:
     store = server.store(tries=3)
     server.objects[b"k"] = b"abc"
     server.behave = lambda request: Answer([b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"], close=True)
-    refused(Unavailable, "service-down", lambda: get(store))
+    told = refused(Unavailable, "cut-short", lambda: get(store))
+    assert told.facts["object"].endswith("/b/k")
     assert len(server.requests) == 3
     (got,) = store.fetch([Want(0, b"k", 3)])
     assert isinstance(got.error, Unavailable)
+    assert got.error.code == "cut-short"
     assert got.error.__cause__ is not None
+    refused(Unavailable, "cut-short", lambda: store.write(b"k", [b"x"]))
+    server.behave = lambda request: Answer([b""], close=True)
+    refused(Unavailable, "service-down", lambda: get(store))
     refused(Unavailable, "service-down", lambda: store.write(b"k", [b"x"]))
+    store.close()
+
+
+@pytest.mark.parametrize("share", [10, 1])
+def test_one_object_that_is_always_cut_is_its_own_error(server: Server, share: int) -> None:
+    """The others come; where every one is cut, the service is named, and not all of them are waited for."""
+    store = server.store(tries=2, timeout_s=1.0)
+    wants = fill(server, 200)
+
+    def behave(request: Request) -> Answer | None:
+        if request.key not in server.objects or int(request.key[1:]) % share:
+            return None
+        return Answer([server.plain(request).pieces[0][:-1]], 0.0 if share > 1 else 0.05, close=True)
+
+    server.behave = behave
+    codes = {got.i: got.error and got.error.code for got in store.fetch(wants)}
+    assert len(codes) == 200
+    if share > 1:
+        assert codes == {w.i: None if w.i % share else "cut-short" for w in wants}
+    else:
+        assert set(codes.values()) == {"cut-short", "service-down"}
+        assert len(server.requests) < 400
     store.close()
 
 

@@ -78,6 +78,7 @@ class _Loop:
         self._numbers = count()
         self._more = True
         self._answers = 0
+        self._whole = time.monotonic()  # when the last whole answer came
         self._heard = time.monotonic()  # when the service last sent anything
 
     def left(self) -> list[Job]:
@@ -253,7 +254,7 @@ class _Loop:
 
     def _settle(self, conn: Connection, reply: Reply) -> bool:
         """One reply; whether the connection goes on."""
-        job = conn.jobs[0]
+        job, self._whole = conn.jobs[0], time.monotonic()
         if self._doubtful(conn, job, reply):
             job.alone = True
             self._later(job, 0.0)
@@ -281,7 +282,8 @@ class _Loop:
         return False
 
     def _cut(self, conn: Connection, why: CutError) -> None:
-        """A connection broke: the first of its jobs may be the reason, the others are only sent again."""
+        """A connection broke: the first of its jobs may be the reason, the others are only sent again.  Where none
+        has come whole for long, the service is."""
         if conn.jobs:
             job = conn.jobs.popleft()
             if conn.answered and not conn.begun():  # closed between two requests, which says nothing of this one
@@ -289,7 +291,10 @@ class _Loop:
             elif self._wire.may_repeat(job):
                 self._later(job, pause(job.tries))
             else:
-                self.done.append((job, self._wire.lost(why)))
+                if time.monotonic() - self._whole > self._wire.address.timeout_s:
+                    conn.jobs.appendleft(job)
+                    raise self._wire.lost(why, job.target, amid=False)
+                self.done.append((job, self._wire.lost(why, job.target, conn.begun())))
         self._replace(conn)
 
     def _replace(self, conn: Connection) -> None:

@@ -196,7 +196,7 @@ class Pool:
                     stale -= 1
                     continue
                 if not self.may_repeat(job):
-                    raise self.lost(cut) from cut
+                    raise self.lost(cut, job.target, conn.begun()) from cut
             except BaseException:
                 conn.close()
                 raise
@@ -216,11 +216,23 @@ class Pool:
         job.tries += 1
         return job.tries < self.tries
 
-    def lost(self, cut: CutError) -> Unavailable:
-        """The error of connections that keep breaking."""
-        error = Unavailable(
-            f"{cut}, {self.tries} times", code="service-down", service=str(self.address), remedy="run the same again"
-        )
+    def lost(self, cut: CutError, target: bytes, amid: bool) -> Unavailable:
+        """The error of connections that keep breaking: of this object where that is `amid` its answer, as the service
+        is there; of the service otherwise."""
+        service = str(self.address)
+        if amid:
+            what = service + target.partition(b"?")[0].decode("latin-1")  # a query may hold a signature
+            error = Unavailable(
+                f"the answer for {what} was cut short",
+                code="cut-short",
+                service=service,
+                object=what,
+                remedy="look into the service's log for it, then run the same again",
+            )
+        else:
+            error = Unavailable(
+                f"{cut}, {self.tries} times", code="service-down", service=service, remedy="run the same again"
+            )
         error.__cause__ = cut
         return error
 

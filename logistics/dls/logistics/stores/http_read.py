@@ -80,7 +80,7 @@ class _Reading:
                 pool = self._origins.pool(opened.where.origin)
                 # Without anything that names the version, what comes next could be of another one.
                 if tries >= pool.tries or not self._stamp or self._stamp.startswith(b"n"):
-                    raise pool.lost(cut) from cut
+                    raise pool.lost(cut, opened.where.target, amid=True) from cut
                 pool.again += 1
                 time.sleep(pause(tries))
             opened = self._open()

@@ -126,7 +126,7 @@ class Wire(Pool):
             except CutError as cut:
                 tries += 1
                 if tries >= self.tries:
-                    raise self.lost(cut) from cut
+                    raise self.lost(cut, target, amid=True) from cut
             finally:
                 self.give(conn, whole and head.keep)
             time.sleep(pause(tries))
