@@ -41,6 +41,7 @@ FOREIGN = {
     "blake3": ["dls.logistics.digest"],
     "click": ["dls.cli", "dls.cli.*"],
     "dls_fast": ["dls.fuse.fast"],
+    "dls_files": ["dls.logistics.stores.posix_fast"],
     "coverage": ["dls.logistics.testing.touched"],
     "fsspec": ["dls.fuse.filesystem"],
     "hypothesis": ["dls.*.testing", "dls.*.testing.*"],
@@ -55,7 +56,12 @@ FOREIGN = {
 # Standard library with one home, for the same reason.
 FOREIGN_STDLIB = {"sqlite3": ["dls.logistics.database_sqlite"]}
 
-READS_ENVIRONMENT = {"dls.cli.settings", "dls.fuse.fast", "dls.logistics.credentials"}
+READS_ENVIRONMENT = {
+    "dls.cli.settings",
+    "dls.fuse.fast",
+    "dls.logistics.credentials",
+    "dls.logistics.stores.posix_fast",
+}
 PRINTS = {"dls.cli.render"}
 # A person waits for `dls --help` on a login node with a slow file system: each of these costs 50–500 ms there.
 SLOW_TO_IMPORT = ("asyncio", "boto3", "botocore", "http.client", "obstore", "psycopg", "sqlalchemy", "sqlite3", "ssl")

@@ -11,6 +11,7 @@ import mmap
 import os
 import pickle
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from dls.logistics.stores import posix_upload
 from dls.logistics.stores.posix import PosixStore
 from dls.logistics.stores.s3 import S3Store
 from dls.logistics.testing.faults import Around
-from dls.logistics.transfer import bringing, plan, prove
+from dls.logistics.transfer import bringing, plan, prove, sharing, small
 from dls.logistics.transfer.listing import known, listed
 from dls.logistics.transfer.receipt import SqlReceipts
 from dls.logistics.transfer.run import Options, run_copies
@@ -53,16 +54,40 @@ class Counting(Around):
         return False
 
 
-def opened(where: str, keys: dict[str, Any] | None) -> Store:
+class CountingAtOnce(Counting):
+    """As a store that does many files in one call."""
+
+    def __init__(self, inner: PosixStore) -> None:
+        super().__init__(inner)
+        self._files = inner
+
+    def batches(self) -> bool:
+        return self._files.batches()
+
+    def take(self, keys: Sequence[bytes], sizes: Sequence[int]) -> list[bytes | None]:
+        for key in keys:
+            self.step("fetch.item", key)
+        return self._files.take(keys, sizes)
+
+    def give(self, *rows: Any) -> list[bytes | None]:
+        return self._files.give(*rows)
+
+
+def opened(where: str, keys: dict[str, Any] | None, at_once: bool) -> Store:
     """A store by its address."""
     if where.startswith("s3"):
         return S3Store(parse(where), S3Credentials(**(keys or {})), timeout_s=5)
+    if at_once:
+        sharing.WORTH, small._AT_ONCE = 2, 2  # type: ignore[misc]
+        store = CountingAtOnce(PosixStore(where))
+        assert store.batches(), "tests/setup installs logistics/accelerator"
+        return store
     return Counting(PosixStore(where))
 
 
 def work(case: dict[str, Any]) -> dict[str, Any]:
     """One run of the copies."""
-    source = opened(case["source"], case.get("keys"))
+    source = opened(case["source"], case.get("keys"), case.get("at_once", False))
     state = Path(case["state"])
     receipts = SqlReceipts(Database(state / "state.sqlite"))
     if case.get("manifest"):

@@ -138,10 +138,10 @@ class _Kills:
         return {} if self.case.get("all") else {"modes": False, "mtimes": False, "folders": False}
 
 
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("way", ["each", "together", "at once"])
 @pytest.mark.parametrize("publish", ["whole", "file"])
 @pytest.mark.parametrize("form", ["known", "unknown"])
-@spec("TRANSFER-3", "TRANSFER-4", "TRANSFER-8", "TRANSFER-9", "TRANSFER-10", "TRANSFER-23")
+@spec("TRANSFER-3", "TRANSFER-4", "TRANSFER-8", "TRANSFER-9", "TRANSFER-10", "TRANSFER-23", "TRANSFER-32")
 def test_disk_to_disk(
     runner: Runner,
     work: Path,
@@ -149,19 +149,22 @@ def test_disk_to_disk(
     faults_full: bool,
     form: str,
     publish: str,
-    together: bool,
+    way: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Segments recorded each for itself, and (`together`) as many as were brought within a second at once."""
+    """Segments recorded each for itself, and (`together`) as many as were brought within a second at once; then, too,
+    (`at once`) with small files in batches by threads of compiled code."""
     source = work / "from"
     plant(source)
     plant_links(source)
     case: dict[str, Any] = {"source": str(source), "all": True, "file": publish == "file"}
-    if together:
+    if way != "each":
         case["options"] = {"settle_s": 1.0}
+    if way == "at once":
+        case["options"]["processes"], case["at_once"] = 2, True
     if form == "known":
         case["manifest"] = str(manifest_of(source, work, monkeypatch))
-    kills = _Kills(runner, work, case, runner.bodies, 1 + STREAMS)
+    kills = _Kills(runner, work, case, runner.bodies, (2 * 2 if way == "at once" else 1) + STREAMS)
     kills.everywhere(source, rng, faults_full)
 
 

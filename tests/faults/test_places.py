@@ -120,12 +120,14 @@ def test_an_object_that_changes_while_it_is_copied(tmp_path: Path, form: str) ->
         store.close()
 
 
+@pytest.mark.parametrize("fast", ["0", "1"])
 @pytest.mark.parametrize("processes", [1, 3])
-@spec("TRANSFER-18", "TRANSFER-8")
+@spec("TRANSFER-18", "TRANSFER-8", "TRANSFER-32")
 def test_a_full_disk_ends_in_one_error_and_is_resumed_after_freeing(
-    tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, processes: int, fast: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sharing, "WORTH", 8)
+    monkeypatch.setenv("DLS_FAST", fast)
     options = Options(processes=processes)
     source = tmp_path / "from"
     source.mkdir()

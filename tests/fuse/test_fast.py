@@ -9,8 +9,6 @@ import socket
 import struct
 import subprocess
 import sys
-import sysconfig
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ from hypothesis import strategies as st
 
 from components import trees
 from components.hostile import CHANGES, Parts, changed, copied, taken_apart
+from components.sanitized import run_sanitized
 from dls.fuse import fast
 from dls.fuse import image as images
 from dls.fuse.blocks import AS_IT_IS, INSIDE, INSIDE_AT, Form
@@ -424,22 +423,5 @@ def test_it_may_be_left_alone_and_absent(good: Path, monkeypatch: pytest.MonkeyP
 def test_no_read_or_write_outside_of_memory(good: Path, tmp_path: Path) -> None:
     """The same, compiled to tell each access that is out of bounds: flipped bits, hostile contents, odd requests."""
     source = Path(fast.__file__).parents[2] / "accelerator" / "dls_fast.c"
-    made = tmp_path / "dls_fast.abi3.so"
-    include = sysconfig.get_paths()["include"]
-    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
-    words = ["gcc", "-O1", "-g", *checks, "-shared", "-fPIC", f"-I{include}", "-o", made, source, "-lzstd"]
-    subprocess.run(words, check=True)
-    library = subprocess.check_output(["gcc", "-print-file-name=libasan.so"], text=True).strip()
-    env = {
-        **os.environ, EXACT: "1", "LD_PRELOAD": library, "PYTHONPATH": str(tmp_path), "PYTHONMALLOC": "malloc",
-        "ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0",
-    }  # fmt: skip
     tests = "flipped or right_sums or not_what_was_opened or odd_requests or good_image or other_forms or come_and_go"
-    with tempfile.TemporaryDirectory(prefix="dls-", dir="/tmp") as place:  # names of sockets have to be short
-        words = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", f"--basetemp={place}/t", "-k", tests, __file__]
-        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=1700, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
-    used = subprocess.check_output(
-        [sys.executable, "-c", "import dls_fast; print(dls_fast.__file__)"], env=env, text=True
-    )
-    assert used.strip() == str(made)
+    run_sanitized(source, tmp_path, __file__, tests, "-lzstd", **{EXACT: "1"})

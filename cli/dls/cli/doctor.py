@@ -27,6 +27,7 @@ from dls.logistics.duration import show_duration, show_size
 from dls.logistics.errors import DlsError
 from dls.logistics.frozen import frozen
 from dls.logistics.store import Can
+from dls.logistics.stores.posix_fast import files
 from dls.logistics.url import parse
 
 if TYPE_CHECKING:
@@ -212,6 +213,11 @@ def sqlite(dls: Dls) -> Check:
 def libraries() -> list[Check]:
     """Python packages that some parts need."""
     checks = [Check("s3", State.OK, "built in, nothing to install")]
+    if files() is not None:
+        checks.append(Check("files-compiled", State.OK, "dls_files is installed: machine code copies small files"))
+    else:
+        remedy = "pip install ./logistics/accelerator, from the sources of this dls; needed only for speed"
+        checks.append(Check("files-compiled", State.MISSING, "no dls_files, or one of another dls", remedy))
     if find_spec("zstandard") and find_spec("xxhash"):
         checks.append(Check("images", State.OK, "zstandard and xxhash are installed"))
         if available():

@@ -271,3 +271,23 @@ class Apart(Protocol):
     def apart(self) -> tuple[str, dict[str, Any]]:
         """Address and options by which `registry.open_store` opens it there; plain values, no secret."""
         ...
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A store that may do many small files in one call.  What that leaves undone (None) is for `fetch` or `put`, which
+    tell why."""
+
+    def batches(self) -> bool:
+        """Whether it does, here and now."""
+        ...
+
+    def take(self, keys: Sequence[bytes], sizes: Sequence[int]) -> list[bytes | None]:
+        """The bodies of files of these sizes, in the order asked."""
+        ...
+
+    def give(
+        self, keys: Sequence[bytes], bodies: Sequence[bytes], modes: Sequence[int], mtimes: Sequence[int]
+    ) -> list[bytes | None]:
+        """Write them, as `put` does; the stamp of each."""
+        ...

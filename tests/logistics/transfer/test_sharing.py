@@ -45,7 +45,8 @@ COUNT = 600
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Helpers for few files, in small shares."""
+    """Helpers for few files, in small shares; processes, not the threads of compiled code."""
+    monkeypatch.setenv("DLS_FAST", "0")
     monkeypatch.setattr(helping, "WORTH", 8)
     monkeypatch.setattr(helping, "_FILES", 16)
     mine.clear()

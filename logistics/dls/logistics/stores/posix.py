@@ -19,9 +19,10 @@ from dls.logistics.entry import FILE, FOLDER, LINK, NO_MODE, NO_TIME, Entry
 from dls.logistics.errors import DlsError, Invalid
 from dls.logistics.names import Names
 from dls.logistics.store import Can, Done, Got, Item, Keeps, Space, Stamps, Stat, Want, closed, unsupported
-from dls.logistics.stores.posix_batch import READ, bodies, stamps
+from dls.logistics.stores.posix_batch import READ, bodies, given, stamps, taken
 from dls.logistics.stores.posix_calls import rename_new, syncfs
 from dls.logistics.stores.posix_errors import clash, linked, met, ours
+from dls.logistics.stores.posix_fast import Answers, files
 from dls.logistics.stores.posix_files import (
     check_regular,
     dress,
@@ -194,6 +195,21 @@ class PosixStore:
             return Done(i, b"", ours(exc, self.url, key))
         except DlsError as exc:
             return Done(i, b"", exc)
+
+    def batches(self) -> bool:
+        """Whether compiled code does many small files at once."""
+        return files() is not None
+
+    def take(self, keys: Sequence[bytes], sizes: Sequence[int]) -> Answers:
+        """Bodies of many small files at once; None for each that is not plain."""
+        return [None] * len(keys) if self._closed else taken(self.root, keys, sizes)
+
+    def give(
+        self, keys: Sequence[bytes], bodies: Sequence[bytes], modes: Sequence[int], mtimes: Sequence[int]
+    ) -> Answers:
+        """Write many small files at once, where nobody reads yet; None for each that is not plain."""
+        plain = self._staging and not self._closed and max(map(len, keys), default=0) <= self._short
+        return given(self.root, self._folder_of, keys, bodies, modes, mtimes) if plain else [None] * len(keys)
 
     def make(self, entries: Sequence[Entry]) -> None:
         """Create links, folders and further names of hard-linked files."""

@@ -30,6 +30,11 @@ class Progress:
     """Syncs under way: they give no sign of life until they end."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def asked(self, count: int) -> None:
+        """`count` bodies more were asked for, from any thread."""
+        with self._lock:
+            self.requests += count
+
     def moved(self, count: int) -> None:
         """`count` bytes more (or fewer), from any thread."""
         with self._lock:

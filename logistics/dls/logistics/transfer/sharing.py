@@ -1,4 +1,5 @@
-"""Other processes at the small files of a transfer, where source and target can be opened by them.
+"""Other processes at the small files of a transfer, where source and target can be opened by them; or, where these do
+many files in one call, other threads.
 
 One process opens, reads, hashes and writes small files one after the other, and nearly all of that is system calls;
 another makes its own at the same time.  They take shares from the end of the list while the transfer goes on from the
@@ -23,7 +24,7 @@ from dls.logistics.pipes import Pipe
 from dls.logistics.segment import Segment
 from dls.logistics.store import Apart, Store
 from dls.logistics.transfer.share import Brought, cut_out
-from dls.logistics.transfer.small import Small
+from dls.logistics.transfer.small import Small, batched
 
 if TYPE_CHECKING:
     import subprocess
@@ -72,7 +73,11 @@ class Helpers:
 
     def share(self, small: Small, todo: Sequence[int]) -> Sequence[int]:
         """Bring files together with the helpers; those that are still to do are returned."""
-        if len(todo) < WORTH or not self.call():
+        if len(todo) < WORTH:
+            return todo
+        if batched(self._source, self._target):
+            return small.in_batches(todo, 1 + self._others)
+        if not self.call():
             return todo
         rest, undone = deque(_shares(small.segment, todo)), list[int]()
         try:
@@ -99,6 +104,8 @@ class Helpers:
         if self._helpers is None:
             self._helpers = []
             source, target = self._source, self._target
+            if batched(source, target):  # then it is threads that share
+                return False
             if self._others > 0 and isinstance(source, Apart) and (target is None or isinstance(target, Apart)):
                 how = json.dumps([source.apart(), None if target is None else target.apart()]).encode()
                 with suppress(OSError):  # no more processes for this user: then without

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from dls.logistics import digest as digests
 from dls.logistics.errors import Denied, DlsError
 from dls.logistics.segment import Segment
-from dls.logistics.store import Done, Got, Item, Store, Want
+from dls.logistics.store import Batched, Done, Got, Item, Store, Want
 from dls.logistics.transfer.listing import moving
 from dls.logistics.transfer.parts import differs
 from dls.logistics.transfer.progress import Progress
-from dls.logistics.transfer.threads import ending
+from dls.logistics.transfer.threads import ending, together
 
 FATAL = frozenset(
     {
@@ -33,6 +36,8 @@ FATAL = frozenset(
 """Codes after which asking for the next file is pointless."""
 
 RETRY_S = 0.3
+_AT_ONCE = 64  # files of a batch,
+_AT_ONCE_BYTES = 4 << 20  # and bytes: beyond these a batch ends
 _SHOWN_EVERY = 16  # files, so that a bar moves and a lock is not taken for each
 
 
@@ -53,6 +58,23 @@ class Failures:
 def passes(error: DlsError) -> bool:
     """Whether trying once more may help."""
     return error.retryable or error.code == "content-differs"
+
+
+def batched(source: Store, target: Store | None) -> bool:
+    """Whether many files are brought in one call."""
+    return all(one is None or (isinstance(one, Batched) and one.batches()) for one in (source, target))
+
+
+def _batches(segment: Segment, todo: Sequence[int]) -> Iterator[Sequence[int]]:
+    batch, size = list[int](), 0
+    for i in todo:
+        batch.append(i)
+        size += segment.sizes[i]
+        if len(batch) == _AT_ONCE or size >= _AT_ONCE_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 class Others(Protocol):
@@ -112,6 +134,51 @@ class Small:
             size += sizes[i]
         self.progress.requests += len(ordinals)
         self.progress.settled(len(done), size)
+
+    def in_batches(self, todo: Sequence[int], threads: int) -> Sequence[int]:
+        """Bring many in one call each, where `batched` says so, by several threads: most of it is outside of Python.
+        Those that could not be brought so are returned: `alone` does them, or tells why it cannot."""
+        batches = deque(_batches(self.segment, todo))
+        undone, first = list[int](), iter((True,))
+
+        def work(stop: threading.Event) -> None:
+            # From both ends, so that they seldom meet in one folder, where the kernel lets in one at a time.
+            taken = batches.popleft if next(first, False) else batches.pop
+            with suppress(IndexError):
+                while not stop.is_set():
+                    undone.extend(self._batch(taken()))
+
+        together(work, min(threads, len(batches)))
+        return sorted(undone)
+
+    def _batch(self, batch: Sequence[int]) -> Sequence[int]:
+        """One batch; those that are not done."""
+        self.alive()
+        segment, source, target = self.segment, self.source, self.target
+        paths, sizes, wanted, unknown = segment.paths, segment.sizes, segment.digests, digests.UNKNOWN
+        right, bodies, found = list[int](), list[bytes](), list[bytes]()
+        assert isinstance(source, Batched)
+        for i, body in zip(batch, source.take([paths[i] for i in batch], [sizes[i] for i in batch]), strict=True):
+            if body is not None and wanted[32 * i : 32 * i + 32] in (digest := digests.of(body), unknown):
+                right.append(i)
+                bodies.append(body)
+                found.append(digest)
+        stamps: Sequence[bytes | None] = [b""] * len(right)
+        if target is not None:
+            assert isinstance(target, Batched)
+            modes, mtimes = [segment.modes[i] for i in right], [segment.mtimes[i] for i in right]
+            stamps = target.give([paths[i] for i in right], bodies, modes, mtimes)
+        done = size = 0
+        for i, digest, stamp in zip(right, found, stamps, strict=True):
+            if stamp is not None:
+                self.digests[i] = digest
+                if self.placed is not None and target is not None:
+                    self.placed(i, digest, stamp)
+                self.stamps[i] = stamp
+                done, size = done + 1, size + sizes[i]
+        self.progress.asked(done)
+        self.progress.settled(done, size)
+        return () if done == len(batch) else [i for i in batch if i not in self.stamps]
 
     def alone(self, todo: Sequence[int]) -> None:
         """Bring files in this process, once; what fails is in `errors`."""
