@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import distribution
@@ -10,8 +11,11 @@ from pathlib import Path
 from bench.contender import Contender, Turn, Words
 from bench.scene import BUCKET, S3Scene
 from components.s3 import program
+from dls.logistics.credentials import S3Credentials
+from dls.logistics.stores.s3_sign import Signer
 
 Check = Callable[[Turn], str]
+RANGE = 64 << 20
 
 
 def s5cmd() -> Path:
@@ -114,7 +118,29 @@ def big_down(scene: S3Scene, check: Check) -> list[Contender]:
         rclone("rclone-checksum", lambda turn: [remote, turn.target, "--checksum"], check, env),
         floor("boto3-get", lambda turn: [BUCKET, key, turn.target / "big"], check, scene),
         floor("floor-ranges", lambda turn: [BUCKET, key, turn.target / "big"], check, scene),
+        _floor_in_c(scene, key, check),
     ]
+
+
+def _floor_in_c(scene: S3Scene, key: str, check: Check) -> Contender:
+    """Ranges of 64 MiB received by four threads of C and written, not hashed; what signs and compiles is not timed."""
+    port = scene.server.endpoint.rpartition(":")[2]
+
+    def prepare(turn: Turn) -> None:
+        turn.target.mkdir()
+        keys = S3Credentials(scene.server.access_key, scene.server.secret_key, region=scene.server.region)
+        signer, target = Signer(keys, f"127.0.0.1:{port}"), f"/{BUCKET}/{key}".encode()
+        ranges = [(at, min(at + RANGE, scene.bytes) - 1) for at in range(0, scene.bytes, RANGE)]
+        heads = [signer.head(b"GET", target, headers=[(b"range", b"bytes=%012d-%012d" % one)]) for one in ranges]
+        (turn.work / "heads").write_bytes(b"".join(heads))
+        code = Path(__file__).with_name("down.c")
+        subprocess.run(["gcc", "-O2", "-pthread", "-o", turn.work / "down", code], check=True)
+
+    def words(turn: Turn) -> Words:
+        what = [turn.target / "big", str(scene.bytes), str(RANGE), "4"]
+        return [turn.work / "down", turn.work / "heads", port, *what]
+
+    return Contender("floor-c", words, prepare=prepare, check=check)
 
 
 def big_up(scene: S3Scene, check: Check) -> list[Contender]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat as st
 import struct
@@ -85,8 +86,14 @@ class PosixUpload:
 
     def back(self, number: int, receipt: str) -> Iterator[bytes] | bool:
         """The bytes that lie at a part's place, to be hashed; False where nothing can lie there yet."""
-        self._open()
-        return self._read(number) if self._own is None or number in self._own else False
+        fd = self._open()
+        if self._own is not None:
+            return self._read(number) if number in self._own else False
+        try:  # one that was begun before may have been given its room and no more: most of it is no data yet
+            written = os.lseek(fd, number * self.part, os.SEEK_DATA) < min((number + 1) * self.part, self._size)
+        except OSError as exc:
+            written = exc.errno != errno.ENXIO  # a file system that cannot tell
+        return self._read(number) if written else False
 
     def _read(self, number: int) -> Iterator[bytes]:
         at = number * self.part
