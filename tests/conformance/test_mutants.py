@@ -9,8 +9,10 @@ import pytest
 from dls.logistics.testing import mutant_runs, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
-STORES = ["tests/conformance/test_stores.py", "-m", "not service and not slow"]
-POSIX = [*STORES, "-k", "TestPosix"]
+POSIX = [
+    *("tests/conformance/test_stores.py", "tests/logistics/test_posix_fast.py"),
+    *("-m", "not service and not slow and not fault", "-k", "TestPosix or test_posix_fast"),
+]
 TESTS = {
     "dls.logistics.stores.posix": POSIX,
     "dls.logistics.stores.posix_batch": POSIX,
@@ -22,8 +24,9 @@ TESTS = {
 
 TRANSFER = [
     # The fast ones first: a mutant ends at the first test that tells it.
-    *("tests/logistics/transfer", "tests/logistics/test_inodes.py", "tests/conformance/test_transfers.py"),
-    *("-m", "not service and not slow", "-k", "not (every_operation and hang) and not S3 and not MemoryToMemory"),
+    *("tests/logistics/transfer", "tests/logistics/test_inodes.py", "tests/logistics/test_posix_fast.py"),
+    *("tests/conformance/test_transfers.py", "-m", "not service and not slow and not fault"),
+    *("-k", "not (every_operation and hang) and not S3 and not MemoryToMemory"),
 ]
 TRANSFERS = [
     f"dls.logistics.transfer.{path.stem}"
@@ -93,8 +96,7 @@ EQUIVALENT = {
         "return _STAMP(info.st_ino, 0, 0, info.st_mode) → 1 for 0": "any constant",
     },
     "dls.logistics.stores.posix_upload": {
-        "return self._read(number) if self._own is None or number in self._own else False → always": SPEED
-        + ": a hole is read and found to be another part",
+        "if self._own is not None: → never": "the file system tells what is a hole",
         "os.chmod(beside, 0o600) → 385 for 384": GATHERING,
         "self._fd = os.open(beside, _FLAGS, 0o600) → 385 for 384": GATHERING,
         "_CHUNK = 1 << 20 → 2 for 1": SPEED,
@@ -392,3 +394,17 @@ def test_statements_and_what_acts_on_import_are_told_apart() -> None:
 
 def _source(module: str) -> str:
     return (ROOT / "logistics" / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
+
+
+def test_what_mutants_do_to_their_working_folder_is_done_to_an_empty_one(tmp_path: Path) -> None:
+    """A mutant of `remove_tree` once removed the files of the checkout."""
+    (tmp_path / "test_here.py").write_text(
+        "import os\nfrom dls.logistics import names\n\n\n"
+        "def test_here():\n    assert names.check(b'a') == b'a'\n    assert os.listdir() == []\n"
+    )
+    (tmp_path / "precious").write_text("x")
+    reached = mutant_runs.record(["dls.logistics.names"], ["test_here.py"], tmp_path)
+    assert list(reached.seconds) == ["test_here.py::test_here"]
+    report = mutant_runs.run("dls.logistics.names", ["test_here.py"], count=2, seed=1, cwd=tmp_path, reached=reached)
+    assert report.tried == 2
+    assert sorted(one.name for one in tmp_path.iterdir() if one.name != "__pycache__") == ["precious", "test_here.py"]

@@ -21,7 +21,8 @@ from dls.logistics.digest import BLOCK
 from dls.logistics.entry import FILE, FOLDER, LINK, NO_TIME, Entry
 from dls.logistics.errors import Conflict, Denied, DlsError, Invalid, Unavailable, Unsupported
 from dls.logistics.names import Names
-from dls.logistics.store import Can, Item, Keeps, Store, Want
+from dls.logistics.registry import open_store
+from dls.logistics.store import Apart, Can, Item, Keeps, Store, Want
 from dls.logistics.stores.posix import PosixStore
 from dls.logistics.stores.posix_calls import umask
 from dls.logistics.stores.posix_files import remove_tree
@@ -240,6 +241,30 @@ class TestPosix(StoreContract):
         assert done.error is not None
         assert not (tmp_path / "a").exists()
 
+    def test_what_is_in_the_way_is_named(self, store: Store, tmp_path: Path) -> None:
+        store.write(b"d/file", [b"x"])
+        os.symlink(tmp_path, self._path(b"d/link"))
+        for key, code, named in ((b"d/file/x", "name-clash", "d/file/x"), (b"d/link/x", "linked-folder", "d/link")):
+            with pytest.raises(Conflict) as told:
+                store.write(key, [b"x"])
+            assert (told.value.code, told.value.facts["key"]) == (code, named)
+            assert f"/{named}" in str(told.value)
+
+    def test_a_hard_link_to_a_link_is_one_to_the_link_itself(self, store: Store) -> None:
+        store.write(b"file", [b"x"])
+        os.symlink("file", self._path(b"link"))
+        store.make([Entry(b"name", FILE, target=b"link")])
+        assert os.readlink(self._path(b"name")) == b"file"
+
+    def test_another_process_opens_the_same(self, store: Store) -> None:
+        store.write(b"k", [b"x"])
+        part = store.below(b"d", staging=True)
+        for one, staging in ((store, False), (part, True)):
+            assert isinstance(one, Apart)
+            url, options = one.apart()
+            assert (url, options) == (one.url, {"staging": staging})
+            assert open_store(url, {}, **options).url == one.url
+
     def test_what_a_killed_run_left_beside_a_link_is_replaced(self, store: Store) -> None:
         link = Entry(b"d/link", LINK, target=b"x")
         before: list[bytes] = []
@@ -371,6 +396,26 @@ class TestPosix(StoreContract):
         assert not isinstance(held, bool)
         assert b"".join(held) == b"x" * 10, "what somebody cut short ends"
         upload.abort()
+
+    def test_what_was_never_written_is_not_read_back(self, store: Store) -> None:
+        """A file that was given its room and a part or two holds no more than these: the rest is not hashed for
+        nothing.  Where a file system cannot tell, all of it is read."""
+        part, fifth = 64 << 10, os.urandom(64 << 10)
+        with mock.patch.object(PosixUpload, "part", part):
+            first = store.upload(b"f", 6 * part - 5)
+            first.write(2, fifth)
+            first.write(5, fifth[:-5])
+            assert first.back(0, "") is False
+            first.close()
+            later = store.upload(b"f", 6 * part - 5)
+            told = [later.back(number, "") for number in range(6)]
+            assert [isinstance(one, bool) for one in told] == [True, True, False, True, True, False]
+            assert not any(one for one in told if isinstance(one, bool))
+            assert b"".join(told[2]) == fifth  # type: ignore[arg-type]
+            assert b"".join(told[5]) == fifth[:-5]  # type: ignore[arg-type]
+            with mock.patch.object(os, "lseek", side_effect=OSError(errno.EINVAL, "planted")):
+                assert b"".join(later.back(0, "")) == bytes(part)  # type: ignore[arg-type]
+            later.abort()
 
     def test_an_upload_that_finds_no_room_leaves_nothing(self, store: Store) -> None:
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -393,26 +393,3 @@ def test_parts_are_those_of_the_target(
     upload.finish()
     assert b"".join(target.read(b"f")) == data
     assert [verb for verb, _ in log].count("read") == 3
-
-
-@spec("TRANSFER-9", "STORE-23")
-def test_what_was_never_written_is_not_read_back(tmp_path: Path) -> None:
-    """A file that was given its room and a part or two holds no more than these: the rest is not hashed for nothing."""
-    store = PosixStore(tmp_path / "to")
-    first = store.upload(b"f", 0)
-    part = first.part
-    first.abort()
-    size = 4 * part - 5
-    first = store.upload(b"f", size)
-    data = content(part - 5)
-    first.write(1, data + b"12345")
-    first.write(3, data)
-    assert first.back(0, "") is False
-    first.close()
-    later = store.upload(b"f", size)
-    assert later.back(0, "") is later.back(2, "") is False
-    for number, expected in ((1, data + b"12345"), (3, data)):
-        found = later.back(number, "")
-        assert not isinstance(found, bool)
-        assert b"".join(found) == expected
-    later.abort()

@@ -9,6 +9,9 @@ then a mutant in the body of a function is tried by the tests that pass there, t
 import by all that reach the module.  It is killed when a test fails or cannot start; a test that takes thirty times as
 long as on the clean copy (at least 20 s) fails.  A run that does not end at all is told apart and counts as not
 killed, since a slow machine looks the same.
+
+A mutant may do what nobody meant: one that removes what is in the working folder did so in a checkout.  Tests of
+mutants therefore work in an empty folder of their own; they are found by absolute paths.
 """
 
 from __future__ import annotations
@@ -152,9 +155,15 @@ def killed(command: Sequence[str], cwd: Path, seconds: float) -> str:
         return "" if status == 0 else said.read().decode(errors="replace")[-4000:]
 
 
-def _pytest(shadow: Shadow, folder: Path, *arguments: str) -> list[str]:
+def _pytest(shadow: Shadow, folder: Path, cwd: Path, arguments: Sequence[str], seconds: float) -> str:
+    """How the tests ended that are given as in `cwd`; they work in a folder of their own."""
     few = ["-x", "-q", "--no-header", "-p", _PLUGIN, f"--basetemp={folder}/tmp", "-o", f"cache_dir={folder}/cache"]
-    return shadow.command("-m", "pytest", *few, *arguments)
+    settings = cwd.resolve() / "pyproject.toml"
+    where = [f"--rootdir={settings.parent}", *(["-c", str(settings)] if settings.exists() else [])]
+    given = [str(cwd.resolve() / one) if (cwd / one).exists() else one for one in arguments]
+    away = folder / "away"
+    away.mkdir(exist_ok=True)
+    return killed(shadow.command("-m", "pytest", *few, *where, *given), away, seconds)
 
 
 def record(modules: Sequence[str], tests: Sequence[str], cwd: Path, seconds: float = 1800) -> Reached:
@@ -165,7 +174,7 @@ def record(modules: Sequence[str], tests: Sequence[str], cwd: Path, seconds: flo
         shadow.check(cwd)
         files = {module: shadow.root / _origin(module)[1] for module in modules}
         told, wanted = folder / "touched.json", [f"--touched={file}" for file in files.values()]
-        if said := killed(_pytest(shadow, folder, f"--touched-record={told}", *wanted, *tests), cwd, seconds):
+        if said := _pytest(shadow, folder, cwd, [f"--touched-record={told}", *wanted, *tests], seconds):
             raise RuntimeError(f"the tests fail without a mistake:\n{said}")
         found = json.loads(told.read_text(encoding="utf-8"))
     names = list(found["seconds"])
@@ -223,8 +232,8 @@ def _tried(shadow: Shadow, folder: Path, reached: Reached, chosen: Sequence[str]
     limits = {test: max(_LEAST_S, _SLACK * reached.seconds[test]) for test in chosen}
     (folder / "chosen.json").write_text(json.dumps(limits), encoding="utf-8")
     paths = sorted({reached.paths[test] for test in chosen})
-    command = _pytest(shadow, folder, f"--touched-choose={folder}/chosen.json", *paths)
-    return killed(command, cwd, seconds + _SLACK * sum(reached.seconds[test] for test in chosen))
+    limit = seconds + _SLACK * sum(reached.seconds[test] for test in chosen)
+    return _pytest(shadow, folder, cwd, [f"--touched-choose={folder}/chosen.json", *paths], limit)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
