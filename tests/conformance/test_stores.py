@@ -241,6 +241,28 @@ class TestPosix(StoreContract):
         assert done.error is not None
         assert not (tmp_path / "a").exists()
 
+    @pytest.mark.parametrize("staging", [False, True])
+    def test_folders_that_were_removed_are_made_again(self, store: Store, staging: bool) -> None:
+        """By whoever, at any height above what is written, however it is written."""
+        part = store.below(b"top", staging=staging)
+
+        def put(key: bytes) -> None:
+            assert [done.error for done in part.put([Item(0, key, b"x")])] == [None]
+
+        acts = {
+            b"d/e/f": lambda key: part.write(key, [b"x"]),
+            b"d/e/g": put,
+            b"d/e/h": lambda key: part.upload(key, 1).abort() or part.write(key, [b"x"]),
+            b"d/e/i": lambda key: part.make([Entry(key, LINK, target=b"x")]),
+        }
+        for key, act in acts.items():
+            for gone in (b"top", b"top/d", b"top/d/e"):
+                part.write(b"first", [b"x"])
+                part.write(b"d/first", [b"x"])
+                store.below(gone).wipe()
+                act(key)
+                assert part.stamps([key]) != [b""]
+
     def test_what_is_in_the_way_is_named(self, store: Store, tmp_path: Path) -> None:
         store.write(b"d/file", [b"x"])
         os.symlink(tmp_path, self._path(b"d/link"))

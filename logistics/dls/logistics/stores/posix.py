@@ -363,6 +363,13 @@ class PosixStore:
         folder = path[: path.rfind(b"/")]
         if folder in self._folders:
             return
+        try:
+            self._make_folders(path, folder)
+        except FileNotFoundError:  # one that is remembered was removed
+            self._forget()
+            self._make_folders(path, folder)
+
+    def _make_folders(self, path: bytes, folder: bytes) -> None:
         todo = []
         while folder not in self._folders and len(folder) > len(self.root):
             todo.append(folder)

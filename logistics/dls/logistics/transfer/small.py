@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -144,9 +143,12 @@ class Small:
         def work(stop: threading.Event) -> None:
             # From both ends, so that they seldom meet in one folder, where the kernel lets in one at a time.
             taken = batches.popleft if next(first, False) else batches.pop
-            with suppress(IndexError):
-                while not stop.is_set():
-                    undone.extend(self._batch(taken()))
+            while not stop.is_set():
+                try:
+                    batch = taken()
+                except IndexError:
+                    return
+                undone.extend(self._batch(batch))
 
         together(work, min(threads, len(batches)))
         return sorted(undone)
