@@ -174,3 +174,15 @@ def test_the_gravest_is_the_first_that_is_broken() -> None:
     assert doctor.gravest([fine, warn]) is None
     assert doctor.gravest([fine, warn, bad, worse]) is bad
     assert json.loads(json.dumps(bad.to_json()))["status"] == "broken"
+
+
+@pytest.mark.spec("LOOK-8")
+def test_compiled_parts_are_there_or_what_installs_them_is_said(dls: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"files-compiled": "./logistics/accelerator", "images-compiled": "./fuse/accelerator"}
+    found = checks(dls)
+    assert {found[name]["status"] for name in parts} == {"ok"}
+    monkeypatch.setenv("DLS_FAST", "0")
+    found = checks(dls)
+    for name, remedy in parts.items():
+        assert found[name]["status"] == "missing"
+        assert remedy in found[name]["remedy"]
