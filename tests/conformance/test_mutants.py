@@ -45,6 +45,7 @@ ALONE = "inode = (info.st_dev, info.st_ino) if info.st_nlink > 1 else None"
 LONELY = "memory: nothing else has the inode of a file with one name"
 GATHERING = "the mode of a file under a hidden name; its own comes last"
 VALUE_SLOTS = "@dataclass(slots=True) → False for True"
+LOCKED = "if os.fstat(fd).st_mode & 0o700 != 0o700:"
 LIFE = "any rise is a sign of life"
 LENGTHS = "both have one length"
 PENDING = "if len(self._told) > _PENDING:  # '0' follows '/': what sorts below the last name in this way is over"
@@ -94,6 +95,10 @@ EQUIVALENT = {
         "if mode != NO_MODE and (mode & umask() or mode & ~0o777 or not mode & 0o200): → BitOr for BitAnd": SPEED,
         "if mode != NO_MODE and (mode & umask() or mode & ~0o777 or not mode & 0o200): → 512 for 511": SPEED,
         "return _STAMP(info.st_ino, 0, 0, info.st_mode) → 1 for 0": "any constant",
+        f"{LOCKED} → always": "rights that are there are given once more, to what is removed",
+        f"{LOCKED} → BitOr for BitAnd": "rights that are there are given once more, to what is removed",
+        f"{LOCKED} → 449 for 448": "rights that are there are given once more, to what is removed",
+        "os.fchmod(fd, 0o700) → 449 for 448": "it is removed",
     },
     "dls.logistics.stores.posix_upload": {
         "if self._own is not None: → never": "the file system tells what is a hole",

@@ -25,7 +25,7 @@ from dls.logistics.registry import open_store
 from dls.logistics.store import Apart, Can, Item, Keeps, Store, Want
 from dls.logistics.stores.posix import PosixStore
 from dls.logistics.stores.posix_calls import umask
-from dls.logistics.stores.posix_files import remove_tree
+from dls.logistics.stores.posix_files import _entered, remove_tree
 from dls.logistics.stores.posix_upload import PosixUpload
 from dls.logistics.testing.contract import StoreContract
 from dls.logistics.testing.contract_hooks import Boom, failing, files, get, put_all, write_parts
@@ -186,6 +186,37 @@ class TestPosix(StoreContract):
         os.close(at)
         remove_tree(os.fsencode(tmp_path / "tree"))
         assert os.listdir(tmp_path) == []
+
+    def test_removing_a_tree_leaves_no_descriptor(self, tmp_path: Path) -> None:
+        (tmp_path / "t/a/b/c").mkdir(parents=True)
+        (tmp_path / "t/d").mkdir()
+        before = len(os.listdir("/proc/self/fd"))
+        remove_tree(os.fsencode(tmp_path / "t"))
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_removing_enters_folders_only(self, tmp_path: Path) -> None:
+        """What was a folder when it was listed may be a link or a file when it is entered."""
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "link").symlink_to("folder")
+        (tmp_path / "file").write_bytes(b"")
+        os.close(_entered(os.fsencode(tmp_path / "folder")))
+        for name in ("link", "file"):
+            with pytest.raises(NotADirectoryError):
+                _entered(os.fsencode(tmp_path / name))
+
+    def test_a_folder_that_is_moved_while_it_is_removed_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "t/a/b").mkdir(parents=True)
+        (tmp_path / "other/b").mkdir(parents=True)
+        real = os.open
+
+        def moved(path: bytes, flags: int, *more: int, dir_fd: int | None = None) -> int:
+            if path == b"..":
+                return real(tmp_path / "other", flags)
+            return real(path, flags, *more, dir_fd=dir_fd)
+
+        with mock.patch.object(os, "open", moved), pytest.raises(OSError, match="moved"):
+            remove_tree(os.fsencode(tmp_path / "t"))
+        assert (tmp_path / "other/b").is_dir()
 
     def test_what_is_made_gets_what_was_asked_for_and_no_more(self, store: Store) -> None:
         began = time.time_ns()
