@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from dls.logistics.errors import Stop, Unavailable
+from dls.logistics.errors import DlsError, Stop, Unavailable
 from dls.madpp.action import Context
 
 LINE = 65_536
@@ -46,6 +46,8 @@ def _fenced(child: subprocess.Popen[bytes], fence: Callable[[], None]) -> Iterat
                 stops.append(stop)
                 _end(child)
                 return
+            except DlsError:  # the state does not answer: it is asked again, and nothing lands without it
+                continue
 
     watcher = threading.Thread(target=look, name="dls-fence", daemon=True)
     watcher.start()
