@@ -24,7 +24,7 @@ from dls.logistics.pipes import Pipe
 from dls.logistics.segment import Segment
 from dls.logistics.store import Apart, Store
 from dls.logistics.transfer.share import Brought, cut_out
-from dls.logistics.transfer.small import Small, batched
+from dls.logistics.transfer.small import Small, batched, cut
 
 if TYPE_CHECKING:
     import subprocess
@@ -189,12 +189,4 @@ def _called(how: bytes) -> _Helper:
 
 def _shares(segment: Segment, todo: Sequence[int]) -> Iterator[Sequence[int]]:
     """Cut a list of ordinals into shares."""
-    share, size = list[int](), 0
-    for i in todo:
-        share.append(i)
-        size += segment.sizes[i]
-        if len(share) == _FILES or size >= _BYTES:
-            yield share
-            share, size = [], 0
-    if share:
-        yield share
+    return cut(segment, todo, _FILES, _BYTES)

@@ -64,16 +64,17 @@ def batched(source: Store, target: Store | None) -> bool:
     return all(one is None or (isinstance(one, Batched) and one.batches()) for one in (source, target))
 
 
-def _batches(segment: Segment, todo: Sequence[int]) -> Iterator[Sequence[int]]:
-    batch, size = list[int](), 0
+def cut(segment: Segment, todo: Sequence[int], files: int, size: int) -> Iterator[Sequence[int]]:
+    """A list of ordinals in pieces, each ended by so many files, or by the one with which it has so many bytes."""
+    piece, filled = list[int](), 0
     for i in todo:
-        batch.append(i)
-        size += segment.sizes[i]
-        if len(batch) == _AT_ONCE or size >= _AT_ONCE_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+        piece.append(i)
+        filled += segment.sizes[i]
+        if len(piece) == files or filled >= size:
+            yield piece
+            piece, filled = [], 0
+    if piece:
+        yield piece
 
 
 class Others(Protocol):
@@ -137,7 +138,7 @@ class Small:
     def in_batches(self, todo: Sequence[int], threads: int) -> Sequence[int]:
         """Bring many in one call each, where `batched` says so, by several threads: most of it is outside of Python.
         Those that could not be brought so are returned: `alone` does them, or tells why it cannot."""
-        batches = deque(_batches(self.segment, todo))
+        batches = deque(cut(self.segment, todo, _AT_ONCE, _AT_ONCE_BYTES))
         undone, first = list[int](), iter((True,))
 
         def work(stop: threading.Event) -> None:
